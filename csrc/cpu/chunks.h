@@ -1,0 +1,58 @@
+// How the samples and classes of a problem are divided into tasks: by their number alone, never by
+// the number of threads, so that sums come out the same for every number of threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "samples.h"
+
+namespace softcm {
+
+struct Chunk {
+  int64_t index;                    // in 0 ... Chunks::count() - 1
+  int64_t part;                     // of the samples, in 0 ... Chunks::parts() - 1
+  int64_t begin, end;               // samples
+  int64_t first_class, last_class;  // the last is not included
+};
+
+class Chunks {
+ public:
+  Chunks(int64_t samples, int64_t classes, int64_t thresholds)
+      : samples_(samples), classes_(classes) {
+    // At least kSamples a chunk, and more where the partial sums of all chunks would need more than
+    // kPartials; but never so few chunks that many cores stand idle.
+    constexpr int64_t kSamples = 32 * kBlock, kPartials = 1 << 14, kFewest = 64;
+    const int64_t most = std::max(kPartials / (classes * thresholds), kFewest);
+    const int64_t wanted = std::min((samples + kSamples - 1) / kSamples, most);
+    const int64_t blocks = (samples + kBlock - 1) / kBlock;
+    size_ = (blocks + wanted - 1) / wanted * kBlock;
+    parts_ = (samples + size_ - 1) / size_;
+    tiles_ = (classes + kTile - 1) / kTile;
+  }
+
+  int64_t parts() const { return parts_; }
+  int64_t count() const { return parts_ * tiles_; }
+
+  Chunk operator[](int64_t index) const {
+    const int64_t part = index / tiles_, tile = index % tiles_;
+    return {index, part, part * size_, std::min(samples_, (part + 1) * size_), tile * kTile,
+            std::min(classes_, (tile + 1) * kTile)};
+  }
+
+  template <class F>
+  void for_each_parallel(const F& f) const {
+    torch::stable::parallel_for(0, count(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t index = first; index < last; ++index) f((*this)[index]);
+    });
+  }
+
+ private:
+  // Classes taken together: the rows of (N, C) come by cache line, 16 float32 wide.
+  static constexpr int64_t kTile = 16;
+  int64_t samples_, classes_, size_, parts_, tiles_;
+};
+
+}  // namespace softcm

@@ -1,0 +1,172 @@
+#include "samples.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "vectorize.h"
+
+namespace softcm {
+namespace {
+
+template <class T, class From>
+void copy_run(const From* from, int64_t stride, int64_t count, T* to) {
+  if (stride == 1) {
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(from[i * stride]);
+  }
+}
+
+template <class T, class From>
+void load_from(const From* data, const Problem& problem, const Operand& x, int64_t c, int64_t begin,
+               int64_t count, T* to) {
+  for_runs(problem, x.stride, c, begin, count,
+           [&](int64_t offset, int64_t done, int64_t length) {
+             copy_run(data + offset, x.stride.l, length, to + done);
+           });
+}
+
+template <class T>
+void load(const Problem& problem, const Operand& x, int64_t c, int64_t begin, int64_t count,
+          T* to) {
+  const void* data = x.tensor.const_data_ptr();
+  const auto from = [&](auto element) {
+    load_from(static_cast<const decltype(element)*>(data), problem, x, c, begin, count, to);
+  };
+  switch (x.dtype) {
+    case ScalarType::Float:
+      return from(float());
+    case ScalarType::Double:
+      return from(double());
+    case ScalarType::Half:
+      return from(torch::headeronly::Half());
+    case ScalarType::BFloat16:
+      return from(torch::headeronly::BFloat16());
+    case ScalarType::Bool:
+    case ScalarType::Byte:
+      return from(uint8_t());
+    case ScalarType::Char:
+      return from(int8_t());
+    case ScalarType::Short:
+      return from(int16_t());
+    case ScalarType::Int:
+      return from(int32_t());
+    default:
+      return from(int64_t());  // make_problem has admitted no other
+  }
+}
+
+// Minimum and maximum do not depend on the order, so the compiler may choose the lanes.
+template <class T>
+SOFTCM_CLONES Range counted_range(const T* x, const T* counted, int64_t count) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  T low = kInfinity, high = -kInfinity;
+  int32_t nan = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : nan)
+  for (int64_t i = 0; i < count; ++i) {
+    const T value = x[i];
+    const bool skip = counted[i] == T(0);
+    const T for_low = skip ? kInfinity : value;
+    const T for_high = skip ? -kInfinity : value;
+    low = for_low < low ? for_low : low;
+    high = for_high > high ? for_high : high;
+    const int32_t is_nan = for_low != for_low ? 1 : 0;
+    nan |= is_nan;
+  }
+  return {static_cast<double>(low), static_cast<double>(high), nan != 0};
+}
+
+// Labels, or class indices turned into labels, into w1_; which of them count into counted_.
+template <class T>
+void stage_labels(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
+                  Totals* totals) {
+  const bool ignore = problem.ignore_index.has_value();
+  const double ignored = static_cast<double>(problem.ignore_index.value_or(0));
+  if (!problem.class_indices) {
+    load(problem, problem.target, c, begin, count, to.w1_);
+    for (int64_t i = 0; i < count; ++i) {
+      to.counted_[i] = ignore && to.w1_[i] == static_cast<T>(ignored) ? T(0) : T(1);
+    }
+    if (totals) totals->target += counted_range(to.w1_, to.counted_, count);
+    return;
+  }
+  double index[kBlock], counted[kBlock];  // float64 holds every possible class exactly
+  load(problem, problem.target, c, begin, count, index);
+  for (int64_t i = 0; i < count; ++i) {
+    counted[i] = ignore && index[i] == ignored ? 0 : 1;
+    to.counted_[i] = static_cast<T>(counted[i]);
+    to.w1_[i] = index[i] == static_cast<double>(c) ? T(1) : T(0);
+  }
+  if (totals) totals->target += counted_range(index, counted, count);
+}
+
+// From x in p_ (and z_), labels in w1_ and weights in w0_ to the block's final form.
+template <class T>
+SOFTCM_CLONES void resolve(Staged<T>& b, int64_t count, bool from_logits, T pos_weight,
+                           Totals* totals) {
+  alignas(64) T weights[kLanes] = {}, positives[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const T x = b.p_[i + l];
+      const bool counts = b.counted_[i + l] != T(0);
+      const T p = counts ? x : T(0.5);
+      const T y = counts ? b.w1_[i + l] : T(0);
+      const T w = counts ? b.w0_[i + l] : T(0);
+      const T w1 = w * y;
+      b.p_[i + l] = p;
+      b.q_[i + l] = T(1) - p;
+      b.w0_[i + l] = w - w1;
+      b.w1_[i + l] = w1 * pos_weight;
+      weights[l] = weights[l] + w;
+      positives[l] = positives[l] + w1 * pos_weight;
+    }
+  }
+  if (from_logits) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const T z = b.counted_[i] != T(0) ? b.z_[i] : T(0);
+      const T e = exp_nonpositive(z < T(0) ? z : -z);
+      const T large = T(1) / (T(1) + e), small = e / (T(1) + e);
+      b.z_[i] = z;
+      b.p_[i] = z < T(0) ? small : large;
+      b.q_[i] = z < T(0) ? large : small;
+    }
+  }
+  if (totals) {
+    for (int64_t l = 0; l < kLanes; ++l) {
+      totals->weight += static_cast<double>(weights[l]);
+      totals->positives += static_cast<double>(positives[l]);
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
+              Totals* totals) {
+  stage_labels(problem, c, begin, count, to, totals);
+  load(problem, problem.input, c, begin, count, problem.from_logits ? to.z_ : to.p_);
+  if (problem.weight) {
+    load(problem, *problem.weight, c, begin, count, to.w0_);
+  } else {
+    std::fill_n(to.w0_, count, T(1));
+  }
+  if (totals && !problem.from_logits) {
+    totals->input += counted_range(to.p_, to.counted_, count);
+  }
+  if (totals && problem.weight) {
+    totals->sample_weight += counted_range(to.w0_, to.counted_, count);
+  }
+  const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  std::fill(to.counted_ + count, to.counted_ + padded, T(0));
+  const T pos_weight = problem.pos_weight.empty() ? T(1) : static_cast<T>(problem.pos_weight[c]);
+  resolve(to, padded, problem.from_logits, pos_weight, totals);
+  return padded;
+}
+
+template int64_t stage<float>(const Problem&, int64_t, int64_t, int64_t, Staged<float>&, Totals*);
+template int64_t stage<double>(const Problem&, int64_t, int64_t, int64_t, Staged<double>&, Totals*);
+
+}  // namespace softcm

@@ -1,0 +1,118 @@
+// The samples of one class, a block at a time, in the arithmetic type and without strides.
+//
+// A block is either a view of the caller's memory (Plain: probabilities and labels that need no
+// work) or a copy in small buffers (Staged), in which dtypes, strides, logits, weights, class
+// indices and ignored samples have been resolved. A kernel is a template over the two.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "../elementary.h"
+#include "../problem.h"
+
+namespace softcm {
+
+// Fixed, whatever the instruction set and the number of threads: so are the results' bits.
+constexpr int64_t kLanes = 16;   // float32 sums side by side: one AVX-512 register
+constexpr int64_t kBlock = 512;  // samples a block: a lane adds 32 of them before float64 takes over
+
+template <class T>
+struct Plain {
+  const T* __restrict input;
+  const T* __restrict label;
+
+  SOFTCM_HD T p(int64_t i) const { return input[i]; }
+  SOFTCM_HD T q(int64_t i) const { return T(1) - input[i]; }
+  SOFTCM_HD T w1(int64_t i) const { return label[i]; }
+  SOFTCM_HD T w0(int64_t i) const { return T(1) - label[i]; }
+};
+
+template <class T>
+struct Staged {
+  alignas(64) T p_[kBlock];   // probability
+  alignas(64) T q_[kBlock];   // 1 - p, exact also where p came from a large logit
+  alignas(64) T w1_[kBlock];  // weight of the row of a positive
+  alignas(64) T w0_[kBlock];  // weight of the row of a negative
+  alignas(64) T z_[kBlock];   // logit, if there are logits
+  alignas(64) T counted_[kBlock];
+
+  SOFTCM_HD T p(int64_t i) const { return p_[i]; }
+  SOFTCM_HD T q(int64_t i) const { return q_[i]; }
+  SOFTCM_HD T w1(int64_t i) const { return w1_[i]; }
+  SOFTCM_HD T w0(int64_t i) const { return w0_[i]; }
+};
+
+// The smallest and largest values met, for the messages; NaN is told apart.
+struct Range {
+  double low = std::numeric_limits<double>::infinity();
+  double high = -std::numeric_limits<double>::infinity();
+  bool nan = false;
+
+  bool inside(double lowest, double highest) const { return low >= lowest && high <= highest; }
+  Range& operator+=(const Range& other) {
+    low = std::min(low, other.low);
+    high = std::max(high, other.high);
+    nan = nan || other.nan;
+    return *this;
+  }
+};
+
+// What a class has beside its counts.
+struct Totals {
+  double weight = 0;         // of the counted samples
+  double positives = 0;      // weight of the positive rows
+  double cross_entropy = 0;  // weighted sum
+  Range input, target, sample_weight;
+
+  Totals& operator+=(const Totals& other) {
+    weight += other.weight;
+    positives += other.positives;
+    cross_entropy += other.cross_entropy;
+    input += other.input;
+    target += other.target;
+    sample_weight += other.sample_weight;
+    return *this;
+  }
+};
+
+// Whether the problem is one that Plain can serve: arithmetic-type probabilities and labels with
+// stride 1, and nothing else that would have to be resolved.
+template <class T>
+inline bool is_plain(const Problem& problem) {
+  constexpr ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  return problem.input.dtype == type && problem.target.dtype == type && problem.n == 1 &&
+         problem.input.stride.l == 1 && problem.target.stride.l == 1 && !problem.weight &&
+         problem.pos_weight.empty() && !problem.ignore_index && !problem.class_indices &&
+         !problem.from_logits;
+}
+
+template <class T>
+inline Plain<T> plain(const Problem& problem, int64_t c, int64_t begin) {
+  const auto at = [&](const Operand& x) {
+    return static_cast<const T*>(x.tensor.const_data_ptr()) + c * x.stride.c + begin;
+  };
+  return {at(problem.input), at(problem.target)};
+}
+
+// Fills a block with samples begin ... begin + count - 1 of class c, and with samples of weight 0 up
+// to a multiple of kLanes, which is returned. Adds to totals (not the cross-entropy) if given.
+template <class T>
+int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
+              Totals* totals);
+
+// Runs f(offset of the first element, samples already done, length) over the stretches of constant
+// stride of samples begin ... begin + count - 1.
+template <class F>
+inline void for_runs(const Problem& problem, const Strides& stride, int64_t c, int64_t begin,
+                     int64_t count, F f) {
+  for (int64_t done = 0; done < count;) {
+    const int64_t n = (begin + done) / problem.inner, l = (begin + done) % problem.inner;
+    const int64_t length = std::min(count - done, problem.inner - l);
+    f(n * stride.n + c * stride.c + l * stride.l, done, length);
+    done += length;
+  }
+}
+
+}  // namespace softcm

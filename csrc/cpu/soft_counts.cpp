@@ -1,0 +1,461 @@
+#include "soft_counts.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <tuple>
+
+#include "../heaviside.h"
+#include "chunks.h"
+#include "vectorize.h"
+
+namespace softcm {
+namespace {
+
+template <class T>
+SOFTCM_HD double sum_lanes(const T* lanes) {
+  T sum[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) sum[l] = lanes[l];
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t l = 0; l < width; ++l) sum[l] += sum[l + width];
+  }
+  return static_cast<double>(sum[0]);
+}
+
+// The sums of membership.h over count samples, a multiple of kLanes.
+template <class T, class H, class Samples>
+SOFTCM_CLONES void add_sums(const H& heaviside, const Samples& s, int64_t count, Sums& sums) {
+  const H h = heaviside;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+    alignas(64) T other1[kLanes] = {}, other0[kLanes] = {};
+    alignas(64) T above1[kLanes] = {}, above0[kLanes] = {};
+    alignas(64) T below1[kLanes] = {}, below0[kLanes] = {};
+    for (int64_t i = begin; i < end; i += kLanes) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T p = s.p(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
+        const T o = h.other(p, s.q(i + l));
+        const T u = T(1) - (o + o);
+        const T u1 = w1 * u, u0 = w0 * u;
+        const bool below = p < h.tau;
+        const T up1 = below ? T(0) : u1, up0 = below ? T(0) : u0;
+        other1[l] = other1[l] + w1 * o;
+        other0[l] = other0[l] + w0 * o;
+        above1[l] = above1[l] + up1;
+        above0[l] = above0[l] + up0;
+        below1[l] = below1[l] + (u1 - up1);
+        below0[l] = below0[l] + (u0 - up0);
+      }
+    }
+    sums.other1 += sum_lanes(other1);
+    sums.other0 += sum_lanes(other0);
+    sums.above1 += sum_lanes(above1);
+    sums.above0 += sum_lanes(above0);
+    sums.below1 += sum_lanes(below1);
+    sums.below0 += sum_lanes(below0);
+  }
+}
+
+// The totals of samples that need no staging; false if a value may be out of its range.
+template <class T>
+SOFTCM_CLONES bool add_plain_totals(const Plain<T>& s, int64_t count, Totals& totals) {
+  alignas(64) T worst[kLanes] = {};  // the least of p, 1 - p, y and 1 - y, if it is negative
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+    alignas(64) T positives[kLanes] = {};
+    for (int64_t i = begin; i < end; i += kLanes) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T p = s.p(i + l), q = s.q(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
+        const T side = p < q ? p : q, label_side = w1 < w0 ? w1 : w0;
+        const T least = side < label_side ? side : label_side;
+        worst[l] = least < worst[l] ? least : worst[l];
+        positives[l] = positives[l] + w1;
+      }
+    }
+    totals.positives += sum_lanes(positives);
+  }
+  totals.weight += static_cast<double>(count);
+  bool good = totals.positives == totals.positives;
+  for (int64_t l = 0; l < kLanes; ++l) good = good && worst[l] >= T(0);
+  return good;
+}
+
+template <class T>
+SOFTCM_CLONES double cross_entropy(const Staged<T>& s, int64_t count, bool from_logits) {
+  alignas(64) T sum[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    if (from_logits) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T z = s.z_[i + l], w1 = s.w1(i + l), w0 = s.w0(i + l);
+        const T rest = log_one_plus(exp_nonpositive(z < T(0) ? z : -z));
+        const T positive = w1 * ((z < T(0) ? -z : T(0)) + rest);
+        const T negative = w0 * ((z < T(0) ? T(0) : z) + rest);
+        // A row without weight adds nothing, even where its logarithm is infinite.
+        sum[l] = sum[l] + ((w1 == T(0) ? T(0) : positive) + (w0 == T(0) ? T(0) : negative));
+      }
+    } else {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T p = s.p(i + l), q = s.q(i + l);
+        const T small = p < q ? p : q;
+        const T of_small = minus_log(small), of_large = minus_log_one_minus(small);
+        const T of_p = p < q ? of_small : of_large, of_q = p < q ? of_large : of_small;
+        sum[l] = sum[l] + (s.w1(i + l) * of_p + s.w0(i + l) * of_q);
+      }
+    }
+  }
+  return sum_lanes(sum);
+}
+
+// dL/dp of count samples at one threshold; kAdd: added to what is there.
+template <class T, class H, class Samples, bool kAdd>
+SOFTCM_CLONES void gradient(const H& heaviside, const Slopes<T>& slopes, const Samples& s,
+                            int64_t count, T* __restrict grad) {
+  const H h = heaviside;
+  const Slopes<T> k = slopes;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const T p = s.p(i);
+    const bool below = p < h.tau;
+    const T positive = below ? k.positive_below : k.positive_above;
+    const T negative = below ? k.negative_below : k.negative_above;
+    const T value = h.slope(p, s.q(i)) * (s.w1(i) * positive + s.w0(i) * negative);
+    grad[i] = kAdd ? grad[i] + value : value;
+  }
+}
+
+template <class T, class H>
+SOFTCM_CLONES double threshold_gradient(const H& heaviside, const Slopes<T>& slopes,
+                                        const Staged<T>& s, int64_t count) {
+  const H h = heaviside;
+  const Slopes<T> k = slopes;
+  alignas(64) T sum[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const T p = s.p(i + l);
+      const bool below = p < h.tau;
+      const T positive = below ? k.positive_below : k.positive_above;
+      const T negative = below ? k.negative_below : k.negative_above;
+      const T value = h.slope_threshold(p, s.q(i + l)) *
+                      (s.w1(i + l) * positive + s.w0(i + l) * negative);
+      sum[l] = sum[l] + value;
+    }
+  }
+  return sum_lanes(sum);
+}
+
+// From dL/dp in grad to dL/dinput, the cross-entropy's part included; 0 for what is not counted.
+template <class T>
+SOFTCM_CLONES void finish_gradient(const Staged<T>& s, int64_t count, bool from_logits,
+                                   T grad_cross_entropy, T* __restrict grad) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const T p = s.p(i), q = s.q(i), variance = p * q;
+    const T bounded = variance < T(1e-12) ? T(1e-12) : variance;
+    const T residual = grad_cross_entropy * (s.w0(i) * p - s.w1(i) * q);
+    const T of_counts = from_logits ? grad[i] * variance : grad[i];
+    const T of_entropy = from_logits ? residual : residual / bounded;
+    const T value = grad_cross_entropy == T(0) ? of_counts : of_counts + of_entropy;
+    grad[i] = s.counted_[i] == T(0) ? T(0) : value;
+  }
+}
+
+template <class T, class H>
+void sum_chunk(const Problem& problem, const std::vector<H>& heavisides, const Chunk& chunk,
+               bool with_cross_entropy, Sums* sums, Totals* totals) {
+  const int64_t thresholds = static_cast<int64_t>(heavisides.size());
+  const bool plain_block = is_plain<T>(problem) && !with_cross_entropy;
+  Staged<T> staged;
+  for (int64_t begin = chunk.begin; begin < chunk.end; begin += kBlock) {
+    const int64_t count = std::min(kBlock, chunk.end - begin);
+    for (int64_t c = chunk.first_class; c < chunk.last_class; ++c) {
+      Sums* of_class = sums + (c - chunk.first_class) * thresholds;
+      Totals& total = totals[c - chunk.first_class];
+      if (plain_block && count % kLanes == 0) {
+        const Plain<T> block = plain<T>(problem, c, begin);
+        Totals of_block;
+        if (add_plain_totals(block, count, of_block)) {
+          total += of_block;
+          for (int64_t t = 0; t < thresholds; ++t) {
+            add_sums<T>(heavisides[t], block, count, of_class[t]);
+          }
+          continue;
+        }
+      }
+      const int64_t padded = stage(problem, c, begin, count, staged, &total);
+      for (int64_t t = 0; t < thresholds; ++t) {
+        add_sums<T>(heavisides[t], staged, padded, of_class[t]);
+      }
+      if (with_cross_entropy) {
+        total.cross_entropy += cross_entropy(staged, padded, problem.from_logits);
+      }
+    }
+  }
+}
+
+// Writes dL/dinput of a chunk; adds dL/dthreshold to threshold_grad (T) if it is not null.
+template <class T, class H, class Out>
+void gradient_chunk(const Problem& problem, const std::vector<H>& heavisides, const Chunk& chunk,
+                    const std::vector<Slopes<T>>& slopes,
+                    const std::vector<double>& grad_cross_entropy, double* threshold_grad,
+                    Out* grad_input) {
+  const int64_t thresholds = static_cast<int64_t>(heavisides.size());
+  // Without staging, the gradient is written where it belongs, in one go.
+  constexpr bool kSameType = std::is_same_v<T, Out>;
+  bool entropy = false;
+  for (const double g : grad_cross_entropy) entropy = entropy || g != 0;
+  const bool plain_block = kSameType && is_plain<T>(problem) && problem.contiguous.l == 1 &&
+                           !entropy && threshold_grad == nullptr;
+  Staged<T> staged;
+  alignas(64) T buffer[kBlock];
+  for (int64_t begin = chunk.begin; begin < chunk.end; begin += kBlock) {
+    const int64_t count = std::min(kBlock, chunk.end - begin);
+    for (int64_t c = chunk.first_class; c < chunk.last_class; ++c) {
+      const Slopes<T>* k = slopes.data() + c * thresholds;
+      const auto add_all = [&](const auto& block, int64_t length, T* grad) {
+        using Block = std::decay_t<decltype(block)>;
+        gradient<T, H, Block, false>(heavisides[0], k[0], block, length, grad);
+        for (int64_t t = 1; t < thresholds; ++t) {
+          gradient<T, H, Block, true>(heavisides[t], k[t], block, length, grad);
+        }
+      };
+      if constexpr (kSameType) {
+        if (plain_block) {
+          add_all(plain<T>(problem, c, begin), count,
+                  grad_input + c * problem.contiguous.c + begin);
+          continue;
+        }
+      }
+      const int64_t padded = stage<T>(problem, c, begin, count, staged, nullptr);
+      add_all(staged, padded, buffer);
+      for (int64_t t = 0; threshold_grad != nullptr && t < thresholds; ++t) {
+        threshold_grad[t] += threshold_gradient(heavisides[t], k[t], staged, padded);
+      }
+      finish_gradient(staged, padded, problem.from_logits, static_cast<T>(grad_cross_entropy[c]),
+                      buffer);
+      for_runs(problem, problem.contiguous, c, begin, count,
+               [&](int64_t offset, int64_t done, int64_t length) {
+                 for (int64_t i = 0; i < length; ++i) {
+                   grad_input[offset + i * problem.contiguous.l] =
+                       static_cast<Out>(buffer[done + i]);
+                 }
+               });
+    }
+  }
+}
+
+template <template <class> class H, class T>
+std::vector<H<T>> make_heavisides(const Problem& problem) {
+  std::vector<H<T>> all;
+  for (const double tau : problem.threshold) all.push_back(H<T>::make(tau, problem.parameter));
+  return all;
+}
+
+// Calls f with the approximations of the problem at its thresholds, in the arithmetic type T.
+template <class T, class F>
+void with_heavisides(const Problem& problem, const F& f) {
+  switch (problem.kind) {
+    case Kind::kLinear:
+      return f(make_heavisides<Linear, T>(problem));
+    case Kind::kSigmoid:
+      return f(make_heavisides<Sigmoid, T>(problem));
+    case Kind::kStep:
+      return f(make_heavisides<Step, T>(problem));
+  }
+}
+
+std::string text(const Range& range) {
+  if (range.nan) return "NaN";
+  char buffer[80];
+  std::snprintf(buffer, sizeof buffer, "values in [%g, %g]", range.low, range.high);
+  return buffer;
+}
+
+void check(const Problem& problem, const Totals& totals) {
+  const Range none;
+  const auto good = [&](const Range& range, double high) {
+    return range.low == none.low ? !range.nan : range.inside(0, high) && !range.nan;
+  };
+  // A NaN probability is no error: it reaches the loss.
+  const bool probabilities = totals.input.low == none.low || totals.input.inside(0, 1);
+  STD_TORCH_CHECK(probabilities, "softcm: input must lie in [0, 1], got ", text(totals.input),
+                  "; pass from_logits=True if these are logits");
+  if (problem.class_indices) {
+    const double last = static_cast<double>(problem.classes - 1);
+    STD_TORCH_CHECK(good(totals.target, last), "softcm: target must hold class indices in 0 ... ",
+                    problem.classes - 1, " or ignore_index, got ", text(totals.target));
+  } else {
+    STD_TORCH_CHECK(good(totals.target, 1), "softcm: target must lie in [0, 1], got ",
+                    text(totals.target));
+  }
+  STD_TORCH_CHECK(good(totals.sample_weight, std::numeric_limits<double>::infinity()),
+                  "softcm: weight must be >= 0, got ", text(totals.sample_weight));
+}
+
+template <class T>
+BatchSums sum_samples_as(const Problem& problem, bool with_cross_entropy) {
+  const int64_t classes = problem.classes;
+  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
+  const Chunks chunks(problem.samples(), classes, thresholds);
+  std::vector<Sums> sums(chunks.parts() * classes * thresholds);
+  std::vector<Totals> totals(chunks.parts() * classes);
+  with_heavisides<T>(problem, [&](const auto& heavisides) {
+    chunks.for_each_parallel([&](const Chunk& chunk) {
+      const int64_t first = chunk.part * classes + chunk.first_class;
+      sum_chunk<T>(problem, heavisides, chunk, with_cross_entropy, &sums[first * thresholds],
+                   &totals[first]);
+    });
+  });
+  BatchSums result;
+  for (int64_t c = 0; c < classes; ++c) {
+    for (int64_t part = 1; part < chunks.parts(); ++part) totals[c] += totals[part * classes + c];
+    check(problem, totals[c]);
+    result.totals.push_back(totals[c]);
+    for (int64_t t = 0; t < thresholds; ++t) {
+      Sums total;
+      for (int64_t part = 0; part < chunks.parts(); ++part) {
+        total += sums[(part * classes + c) * thresholds + t];
+      }
+      result.counts.push_back(counts(total, problem.gated));
+    }
+  }
+  return result;
+}
+
+template <class T, class Out>
+std::vector<double> write_gradient_as(const Problem& problem,
+                                      const std::vector<Counts>& grad_counts,
+                                      const std::vector<double>& grad_cross_entropy,
+                                      bool threshold_grad, const Tensor& grad_input) {
+  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
+  std::vector<Slopes<T>> all;
+  for (const Counts& g : grad_counts) all.push_back(slopes<T>(g, problem.gated));
+  const Chunks chunks(problem.samples(), problem.classes, thresholds);
+  std::vector<double> partial(threshold_grad ? chunks.count() * thresholds : 0);
+  Out* out = grad_input.mutable_data_ptr<Out>();
+  with_heavisides<T>(problem, [&](const auto& heavisides) {
+    chunks.for_each_parallel([&](const Chunk& chunk) {
+      double* of_chunk = threshold_grad ? &partial[chunk.index * thresholds] : nullptr;
+      gradient_chunk<T>(problem, heavisides, chunk, all, grad_cross_entropy, of_chunk, out);
+    });
+  });
+  std::vector<double> result(threshold_grad ? thresholds : 0);
+  for (size_t i = 0; i < partial.size(); ++i) result[i % thresholds] += partial[i];
+  return result;
+}
+
+std::vector<Counts> to_counts(const Tensor& tensor) {
+  const std::vector<double> values = to_doubles(tensor);
+  std::vector<Counts> counts;
+  for (size_t i = 0; i + 3 < values.size(); i += 4) {
+    counts.push_back({values[i], values[i + 1], values[i + 2], values[i + 3]});
+  }
+  return counts;
+}
+
+}  // namespace
+
+BatchSums sum_samples(const Problem& problem, bool with_cross_entropy) {
+  return problem.float64() ? sum_samples_as<double>(problem, with_cross_entropy)
+                           : sum_samples_as<float>(problem, with_cross_entropy);
+}
+
+std::vector<double> write_gradient(const Problem& problem, const std::vector<Counts>& grad_counts,
+                                   const std::vector<double>& grad_cross_entropy,
+                                   bool threshold_grad, const Tensor& grad_input) {
+  const auto write = [&](auto arithmetic, auto element) {
+    return write_gradient_as<decltype(arithmetic), decltype(element)>(
+        problem, grad_counts, grad_cross_entropy, threshold_grad, grad_input);
+  };
+  switch (problem.input.dtype) {
+    case ScalarType::Double:
+      return write(double(), double());
+    case ScalarType::Half:
+      return write(float(), torch::headeronly::Half());
+    case ScalarType::BFloat16:
+      return write(float(), torch::headeronly::BFloat16());
+    default:
+      return write(float(), float());
+  }
+}
+
+Tensor empty_gradient(const Tensor& input) {
+  const auto sizes = input.sizes();
+  return empty({sizes.begin(), sizes.end()}, input.scalar_type(), input);
+}
+
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> soft_counts(
+    const Tensor& input, const Tensor& target, const Tensor& threshold,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
+    std::string membership, bool from_logits, bool with_cross_entropy) {
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
+                                       heaviside, parameter, membership, from_logits);
+  const BatchSums sums = sum_samples(problem, with_cross_entropy);
+  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
+  Tensor counts = empty({problem.classes, thresholds, 4}, ScalarType::Double, input);
+  Tensor totals = empty({problem.classes, 2}, ScalarType::Double, input);
+  Tensor cross_entropy = empty({problem.classes}, ScalarType::Double, input);
+  std::copy(sums.counts.begin(), sums.counts.end(),
+            reinterpret_cast<Counts*>(counts.mutable_data_ptr<double>()));
+  for (int64_t c = 0; c < problem.classes; ++c) {
+    totals.mutable_data_ptr<double>()[2 * c] = sums.totals[c].weight;
+    totals.mutable_data_ptr<double>()[2 * c + 1] = sums.totals[c].positives;
+    cross_entropy.mutable_data_ptr<double>()[c] = sums.totals[c].cross_entropy;
+  }
+  return {counts, totals, cross_entropy};
+}
+
+std::tuple<Tensor, Tensor> soft_counts_backward(
+    const Tensor& grad_counts, const Tensor& grad_cross_entropy, std::optional<Tensor> grad_loss,
+    const Tensor& input, const Tensor& target, const Tensor& threshold,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
+    std::string membership, bool from_logits, bool threshold_grad) {
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
+                                       heaviside, parameter, membership, from_logits);
+  std::vector<Counts> of_counts = to_counts(grad_counts);
+  std::vector<double> of_entropy = to_doubles(grad_cross_entropy);
+  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
+  STD_TORCH_CHECK(static_cast<int64_t>(of_counts.size()) == problem.classes * thresholds &&
+                      static_cast<int64_t>(of_entropy.size()) == problem.classes,
+                  "softcm: gradients must have the shapes (C, T, 4) and (C,)");
+  if (grad_loss) {
+    const std::vector<double> scale = to_doubles(*grad_loss);
+    STD_TORCH_CHECK(scale.size() == 1 || static_cast<int64_t>(scale.size()) == problem.classes,
+                    "softcm: grad_loss must have shape () or (C,)");
+    for (int64_t c = 0; c < problem.classes; ++c) {
+      const double s = scale.size() == 1 ? scale[0] : scale[c];
+      of_entropy[c] *= s;
+      for (int64_t t = 0; t < thresholds; ++t) {
+        Counts& g = of_counts[c * thresholds + t];
+        g = {s * g.tp, s * g.fn, s * g.fp, s * g.tn};
+      }
+    }
+  }
+  Tensor grad_input = empty_gradient(input);
+  const std::vector<double> of_threshold =
+      write_gradient(problem, of_counts, of_entropy, threshold_grad, grad_input);
+  Tensor grad_threshold =
+      empty({static_cast<int64_t>(of_threshold.size())}, ScalarType::Double, input);
+  std::copy(of_threshold.begin(), of_threshold.end(), grad_threshold.mutable_data_ptr<double>());
+  return {grad_input, grad_threshold};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(softcm, CPU, m) {
+  m.impl("soft_counts", TORCH_BOX(&soft_counts));
+  m.impl("soft_counts_backward", TORCH_BOX(&soft_counts_backward));
+}
+
+}  // namespace softcm

@@ -1,0 +1,98 @@
+// exp and logarithms that a compiler can vectorise, with the same bits on every instruction set.
+//
+// The float versions are straight-line code: selects, no branches, no table. Float64 takes the
+// library's functions, which no vector loop waits for.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define SOFTCM_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define SOFTCM_HD __attribute__((always_inline)) inline
+#else
+#define SOFTCM_HD inline
+#endif
+
+namespace softcm {
+
+SOFTCM_HD int32_t float_bits(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+SOFTCM_HD float float_from_bits(int32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// exp(x) for x <= 0; below -87 the result stays at exp(-87), which is far below any rounding here.
+SOFTCM_HD float exp_nonpositive(float x) {
+  const float clamped = x < -87.0f ? -87.0f : x;
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+  const float shifted = clamped * 1.44269504f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  // Taylor's series to r^7; |r| <= ln(2) / 2, so what is left out is below 6e-9.
+  float series = 1.98412698e-4f;
+  series = series * r + 1.38888889e-3f;
+  series = series * r + 8.33333333e-3f;
+  series = series * r + 4.16666667e-2f;
+  series = series * r + 1.66666667e-1f;
+  series = series * r + 0.5f;
+  series = (series * (r * r) + r) + 1.0f;
+  const int32_t exponent = float_bits(shifted) - 0x4b400000;
+  return series * float_from_bits((exponent + 127) << 23);
+}
+
+SOFTCM_HD double exp_nonpositive(double x) { return std::exp(x); }
+
+// 2 atanh(s) for 0 <= s <= 1/3, to s^17.
+SOFTCM_HD float twice_atanh(float s) {
+  const float square = s * s;
+  float series = 2.0f / 17.0f;
+  series = series * square + 2.0f / 15.0f;
+  series = series * square + 2.0f / 13.0f;
+  series = series * square + 2.0f / 11.0f;
+  series = series * square + 2.0f / 9.0f;
+  series = series * square + 2.0f / 7.0f;
+  series = series * square + 2.0f / 5.0f;
+  series = series * square + 2.0f / 3.0f;
+  return (series * square) * s + (s + s);
+}
+
+// log(1 + x) for 0 <= x <= 1.
+SOFTCM_HD float log_one_plus(float x) { return twice_atanh(x / (2.0f + x)); }
+SOFTCM_HD double log_one_plus(double x) { return std::log1p(x); }
+
+// -log(1 - x) for 0 <= x <= 1/2.
+SOFTCM_HD float minus_log_one_minus(float x) { return twice_atanh(x / (2.0f - x)); }
+SOFTCM_HD double minus_log_one_minus(double x) { return -std::log1p(-x); }
+
+// -log(x) for 0 <= x <= 1/2, at most 100, as torch.nn.functional.binary_cross_entropy bounds it.
+SOFTCM_HD float minus_log(float x) {
+  const bool subnormal = x < 1.17549435e-38f;
+  const float normal = subnormal ? x * 16777216.0f : x;
+  const float shift = subnormal ? 24.0f : 0.0f;
+  // x = 2^e m with m in [1/sqrt(2), sqrt(2)); 0x3f3504f3 is 1/sqrt(2).
+  const int32_t offset = float_bits(normal) - 0x3f3504f3;
+  const int32_t e = offset >> 23;
+  const float m = float_from_bits((offset & 0x007fffff) + 0x3f3504f3);
+  const float s = (m - 1.0f) / (m + 1.0f);
+  const float n = static_cast<float>(e) - shift;
+  const float value = -(n * 0.693359375f + (twice_atanh(s) - n * 2.12194440e-4f));
+  const float bounded = value > 100.0f ? 100.0f : value;
+  const float at_zero = x == 0.0f ? 100.0f : bounded;
+  return x != x ? x : at_zero;
+}
+
+SOFTCM_HD double minus_log(double x) {
+  const double value = -std::log(x);
+  return value > 100.0 ? 100.0 : value;
+}
+
+}  // namespace softcm

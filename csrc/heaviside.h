@@ -1,0 +1,93 @@
+// The approximations h(p, tau) of the Heaviside step and their derivatives, on raw scalars.
+//
+// Each is described by the smaller of h and 1 - h,
+//     other(p, q) = h where p < tau, 1 - h where p >= tau,      with q = 1 - p,
+// which keeps its relative precision where h is close to 0 or to 1 (q comes from the caller, who
+// knows it exactly where p was computed from a logit). slope = dh/dp, slope_threshold = dh/dtau.
+// All are selects between values, never branches, so that a loop over them vectorises.
+#pragma once
+
+#include "elementary.h"
+
+namespace softcm {
+
+// Eq. (5). Both breakpoints belong to the middle segment.
+template <class T>
+struct Linear {
+  T tau, low, high;
+  T m1, m2, m3;     // slopes of the three segments
+  T dm1, dm2, dm3;  // their derivatives with respect to tau
+
+  static Linear make(double tau, double delta) {
+    const double tau_m = tau < 1 - tau ? tau : 1 - tau;
+    const double low = tau - tau_m / 2, high = tau + tau_m / 2;
+    const double m1 = delta / low, m2 = (1 - 2 * delta) / tau_m, m3 = delta / (1 - high);
+    // d tau_m / d tau is +-1; at tau = 0.5, the kink, it is taken as 0.
+    const double dtau_m = tau < 0.5 ? 1 : (tau > 0.5 ? -1 : 0);
+    const double dlow = 1 - dtau_m / 2, dhigh = 1 + dtau_m / 2;
+    return {T(tau),
+            T(low),
+            T(high),
+            T(m1),
+            T(m2),
+            T(m3),
+            T(-m1 / low * dlow),
+            T(-m2 / tau_m * dtau_m),
+            T(m3 / (1 - high) * dhigh)};
+  }
+
+  SOFTCM_HD T other(T p, T q) const {
+    const T distance = p < tau ? tau - p : p - tau;
+    const T middle = T(0.5) - m2 * distance;
+    const T below = m1 * p, above = m3 * q;
+    const T other = p < low ? below : middle;
+    return p > high ? above : other;
+  }
+
+  SOFTCM_HD T slope(T p, T) const {
+    const T slope = p < low ? m1 : m2;
+    return p > high ? m3 : slope;
+  }
+
+  SOFTCM_HD T slope_threshold(T p, T q) const {
+    const T middle = dm2 * (p - tau) - m2;
+    const T below = dm1 * p, above = -dm3 * q;
+    const T slope = p < low ? below : middle;
+    return p > high ? above : slope;
+  }
+};
+
+// Section 4: h = 1 / (1 + exp(-k (p - tau))).
+template <class T>
+struct Sigmoid {
+  T tau, k;
+
+  static Sigmoid make(double tau, double k) { return {T(tau), T(k)}; }
+
+  SOFTCM_HD T other(T p, T) const {
+    const T distance = p < tau ? tau - p : p - tau;
+    const T e = exp_nonpositive(-k * distance);
+    return e / (T(1) + e);
+  }
+
+  SOFTCM_HD T slope(T p, T q) const {
+    const T o = other(p, q);
+    return k * (o * (T(1) - o));
+  }
+
+  SOFTCM_HD T slope_threshold(T p, T q) const { return -slope(p, q); }
+};
+
+// Eq. (1): 1 where p >= tau, 0 where p < tau; NaN stays NaN.
+template <class T>
+struct Step {
+  T tau;
+
+  static Step make(double tau, double) { return {T(tau)}; }
+
+  SOFTCM_HD T other(T p, T) const { return p != p ? p : T(0); }
+  SOFTCM_HD T slope(T, T) const { return T(0); }
+  SOFTCM_HD T slope_threshold(T, T) const { return T(0); }
+};
+
+}  // namespace softcm

@@ -1,0 +1,60 @@
+// One call in the form that the kernels take: operands with three strides, options, thresholds.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace softcm {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+enum class Kind { kLinear, kSigmoid, kStep };
+
+// Element (n, c, l) of a tensor (N, C, L) stands at n * stride.n + c * stride.c +
+// l * stride.l.
+struct Strides {
+  int64_t n, c, l;
+};
+
+struct Operand {
+  Tensor tensor;  // keeps the data alive
+  ScalarType dtype;
+  Strides stride;
+};
+
+struct Problem {
+  // (N, C, L), where N is 1 wherever the samples of a class have one stride in every operand.
+  int64_t n, classes, inner;
+  Operand input, target;
+  std::optional<Operand> weight;
+  Strides contiguous;  // of a contiguous tensor of the shape of input
+  std::vector<double> threshold;
+  std::vector<double> pos_weight;  // empty, or one a class
+  std::optional<int64_t> ignore_index;
+  bool class_indices;  // target holds a class for each sample, not a label for each class
+  Kind kind;
+  double parameter;
+  bool gated;
+  bool from_logits;
+
+  int64_t samples() const { return n * inner; }
+  bool float64() const { return input.dtype == ScalarType::Double; }
+};
+
+// Checks the arguments and builds the problem; the input rules stand here and nowhere else in C++.
+Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& threshold,
+                     const std::optional<Tensor>& weight, const std::optional<Tensor>& pos_weight,
+                     std::optional<int64_t> ignore_index, const std::string& heaviside,
+                     double parameter, const std::string& membership, bool from_logits);
+
+// The values of a small floating-point tensor on the CPU.
+std::vector<double> to_doubles(const Tensor& tensor);
+
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& device_of);
+
+}  // namespace softcm

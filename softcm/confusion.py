@@ -1,0 +1,121 @@
+"""Confusion matrices of a batch, soft and hard."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from . import autograd, backends, inputs, reference
+from .autograd import Rule
+from .heaviside import DEFAULT, Heaviside, Step, check_heaviside
+from .inputs import Batch, Threshold
+
+MEMBERSHIPS = ("soft", "gated")
+
+
+class ConfusionMatrix(NamedTuple):
+    """The four counts, each a tensor of one shape.
+
+    That shape is ``()``; ``(T,)`` if threshold is a sequence or a tensor (T,); ``(C,)`` or
+    ``(C, T)`` if the input has C > 1 classes.
+    """
+
+    tp: Tensor
+    fn: Tensor
+    fp: Tensor
+    tn: Tensor
+
+
+def soft_confusion_matrix(
+    input: Tensor,
+    target: Tensor,
+    *,
+    threshold: Threshold = 0.5,
+    heaviside: Heaviside = DEFAULT,
+    membership: str = "soft",
+    weight: Tensor | None = None,
+    pos_weight: float | Tensor | None = None,
+    ignore_index: int | None = None,
+    from_logits: bool = False,
+    backend: str = "auto",
+) -> ConfusionMatrix:
+    """Differentiable counts: the sums of the soft memberships of eq. (3) over the batch.
+
+    Args: as of :func:`softcm.f1_loss`.
+
+    Returns:
+        A :class:`ConfusionMatrix` in float32 (float64 for float64 input), differentiable in
+        ``input`` and ``threshold``. Classes without a counted sample have four zeros.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`softcm.f1_loss`.
+    """
+    check_heaviside(heaviside)
+    check_membership(membership)
+    rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, bool(from_logits))
+    batch = inputs.canonical(
+        input, target, threshold, weight, pos_weight, ignore_index, rule.from_logits
+    )
+    counts = count(batch, rule, backend).counts.to(inputs.accumulation_dtype(input.dtype))
+    return _confusion_matrix(counts, batch, threshold)
+
+
+def confusion_matrix(
+    input: Tensor,
+    target: Tensor,
+    *,
+    threshold: Threshold = 0.5,
+    heaviside: Heaviside = DEFAULT,
+    membership: str = "soft",
+    weight: Tensor | None = None,
+    pos_weight: float | Tensor | None = None,
+    ignore_index: int | None = None,
+    from_logits: bool = False,
+    backend: str = "auto",
+) -> ConfusionMatrix:
+    """Hard counts: the step itself (eq. 1, ``input >= threshold`` is positive) for the soft one.
+
+    Args: those of :func:`soft_confusion_matrix`, so that one call serves both. The step replaces
+        ``heaviside``, and with it both memberships are the same.
+
+    Returns:
+        A :class:`ConfusionMatrix` in float64, in which counts are exact up to 2^53, without
+        gradients. Classes without a counted sample have four zeros.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`softcm.f1_loss`.
+    """
+    check_heaviside(heaviside)
+    check_membership(membership)
+    rule = Rule(ignore_index, Step.kind, Step.parameter, membership, bool(from_logits))
+    batch = inputs.canonical(
+        input.detach() if isinstance(input, Tensor) else input,
+        target,
+        threshold.detach() if isinstance(threshold, Tensor) else threshold,
+        weight,
+        pos_weight,
+        ignore_index,
+        rule.from_logits,
+    )
+    return _confusion_matrix(count(batch, rule, backend).counts, batch, threshold)
+
+
+def count(
+    batch: Batch, rule: Rule, backend: str, with_cross_entropy: bool = False
+) -> reference.Counts:
+    """Counts by the backend that :func:`softcm.backends.select_backend` names."""
+    if backends.select_backend(backend, batch.input.device.type) == "native":
+        return autograd.soft_counts(batch, rule, with_cross_entropy)
+    return reference.soft_counts(*batch[:5], *rule, with_cross_entropy)
+
+
+def check_membership(membership: str) -> None:
+    inputs.check_choice("membership", membership, MEMBERSHIPS)
+
+
+def _confusion_matrix(counts: Tensor, batch: Batch, threshold: Threshold) -> ConfusionMatrix:
+    """Counts (C, T, 4) in the shape that the caller's arguments ask for."""
+    if not inputs.has_threshold_dimension(threshold):
+        counts = counts.squeeze(1)
+    if batch.classes == 1:
+        counts = counts.squeeze(0)
+    return ConfusionMatrix(*counts.unbind(-1))

@@ -1,0 +1,315 @@
+"""Every rule about what a caller may pass, each once: shapes, dtypes, devices and values.
+
+Shapes, dtypes and devices are checked for every backend by :func:`canonical`. Values are checked
+where they are read: by the kernels in native code, by the functions at the end of this file in the
+reference backend.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Threshold = float | Sequence[float] | Tensor
+FLOAT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+INDEX_DTYPES = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+LABEL_DTYPES = FLOAT_DTYPES | INDEX_DTYPES | {torch.bool}
+LOGITS_HINT = "; pass from_logits=True if these are logits"
+
+
+class Batch(NamedTuple):
+    """One batch in the form that every backend takes."""
+
+    input: Tensor  # (N,) or (N, C, *)
+    target: Tensor  # labels (N,) or (N, C, *), or class indices (N, *)
+    threshold: Tensor  # (T,)
+    weight: Tensor | None  # the shape of target
+    pos_weight: Tensor | None  # (C,)
+    classes: int
+
+
+def canonical(
+    input: Tensor,
+    target: Tensor,
+    threshold: Threshold,
+    weight: Tensor | None,
+    pos_weight: float | Tensor | None,
+    ignore_index: int | None,
+    from_logits: bool,
+) -> Batch:
+    """Check the tensors of a call against each other and bring them to the form of a Batch."""
+    check_float_tensor("input", input)
+    check_tensor("target", target)
+    if input.dim() == 0 or input.numel() == 0:
+        raise ValueError(
+            f"input must have at least one dimension and one sample, got shape {_shape(input)}"
+        )
+    if target.dtype not in LABEL_DTYPES:
+        raise TypeError(f"target must be bool, integer or floating point, got {target.dtype}")
+    if target.requires_grad:
+        raise ValueError("target requires grad, but no gradient is defined for labels; detach it")
+    check_same_device("target", target, input)
+    if ignore_index is not None and (
+        not isinstance(ignore_index, int) or isinstance(ignore_index, bool)
+    ):
+        raise TypeError(f"ignore_index must be an int or None, got {describe(ignore_index)}")
+
+    classes = input.shape[1] if input.dim() > 1 else 1
+    if class_indices(input, target):
+        expected = input.shape[:1] + input.shape[2:]
+        if target.shape != expected or target.dtype not in INDEX_DTYPES:
+            raise ValueError(
+                f"target of one dimension less than input {_shape(input)} must hold integer class "
+                f"indices of shape {tuple(expected)}, got {target.dtype} of shape {_shape(target)}"
+            )
+        if from_logits:
+            input = one_vs_rest_logits(input)
+    elif target.shape != input.shape:
+        if classes != 1 or target.shape != _other_form(input):
+            raise ValueError(
+                f"target must have the shape of input, {_shape(input)}, or hold class indices "
+                f"without its class dimension, got shape {_shape(target)}"
+            )
+        target = target.reshape(input.shape)
+    return Batch(
+        input,
+        target,
+        threshold_tensor(threshold, input.device),
+        _weight(weight, target, input) if weight is not None else None,
+        _pos_weight(pos_weight, classes, input) if pos_weight is not None else None,
+        classes,
+    )
+
+
+def class_indices(input: Tensor, target: Tensor) -> bool:
+    """Whether target leaves out the class dimension of an input with two classes or more."""
+    return input.dim() > 1 and target.dim() == input.dim() - 1 and input.shape[1] > 1
+
+
+def by_class(x: Tensor) -> Tensor:
+    """(N,) -> (N, 1); (N, C, *) -> (S, C) with the S = N * prod(*) samples of each class."""
+    return x.unsqueeze(1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def _other_form(input: Tensor) -> tuple[int, ...]:
+    """The other of the two shapes (N,) and (N, 1) of a single class."""
+    return (input.shape[0],) if input.dim() > 1 else (input.shape[0], 1)
+
+
+def _weight(weight: Tensor, target: Tensor, input: Tensor) -> Tensor:
+    check_tensor("weight", weight)
+    if weight.dtype not in LABEL_DTYPES:
+        raise TypeError(f"weight must be bool, integer or floating point, got {weight.dtype}")
+    if weight.requires_grad:
+        raise ValueError("weight requires grad, but receives no gradient; detach it")
+    check_same_device("weight", weight, input)
+    if weight.shape == target.shape:
+        return weight
+    if weight.numel() == target.numel() and _squeezed(weight) == _squeezed(target):
+        return weight.reshape(target.shape)
+    try:
+        return weight.expand(target.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"weight must be broadcastable to target, {_shape(target)}, got shape {_shape(weight)}"
+        ) from None
+
+
+def _squeezed(x: Tensor) -> tuple[int, ...]:
+    """The shape without a class dimension of size 1: (N,) and (N, 1) are the same to a weight."""
+    return tuple(x.shape[:1]) if x.dim() == 2 and x.shape[1] == 1 else tuple(x.shape)
+
+
+def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tensor:
+    if not isinstance(pos_weight, Tensor):
+        value = check_finite("pos_weight", pos_weight, lowest=0.0)
+        return constant((value,), input.device).expand(classes)
+    if pos_weight.dtype not in LABEL_DTYPES:
+        raise TypeError(f"pos_weight must be floating point or integer, got {pos_weight.dtype}")
+    if pos_weight.requires_grad:
+        raise ValueError("pos_weight requires grad, but receives no gradient; detach it")
+    check_same_device("pos_weight", pos_weight, input)
+    if pos_weight.dim() > 1 or pos_weight.numel() not in (1, classes):
+        raise ValueError(
+            f"pos_weight must be a number or a tensor of shape ({classes},), one for each class, "
+            f"got shape {_shape(pos_weight)}"
+        )
+    return pos_weight.expand(classes)
+
+
+def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
+    """The thresholds as a tensor (T,); a tensor stays what it is, so that it can receive a gradient."""
+    if isinstance(threshold, Tensor):
+        if threshold.dtype not in FLOAT_DTYPES:
+            raise TypeError(f"threshold must be floating point, got {threshold.dtype}")
+        if threshold.dim() > 1 or threshold.numel() == 0:
+            raise ValueError(f"threshold must have shape () or (T,), got {_shape(threshold)}")
+        if threshold.device != device:
+            raise ValueError(f"threshold is on {threshold.device}, but input is on {device}")
+        return threshold.unsqueeze(0) if threshold.dim() == 0 else threshold
+    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
+        if len(threshold) == 0:
+            raise ValueError("threshold must hold at least one value, got an empty sequence")
+        values = tuple(check_number("threshold", value) for value in threshold)
+    else:
+        values = (check_number("threshold", threshold),)
+    for value in values:
+        if not 0.0 < value < 1.0:
+            raise ValueError(f"threshold must lie in (0, 1), got {value}")
+    return constant(values, device)
+
+
+def has_threshold_dimension(threshold: Threshold) -> bool:
+    """A single number gives results without a dimension for thresholds."""
+    return threshold.dim() == 1 if isinstance(threshold, Tensor) else isinstance(threshold, Sequence)
+
+
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A small float64 tensor of numbers known to Python; made once for each (values, device)."""
+    if torch.compiler.is_compiling():  # a constant of the graph, which must not reach the cache
+        return torch.tensor(values, dtype=torch.float64, device=device)
+    return _cached_constant(values, device)
+
+
+@lru_cache(maxsize=1024)
+def _cached_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it may serve a later call that records gradients
+        return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for float32 and the half types."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def one_vs_rest_logits(input: Tensor) -> Tensor:
+    """Binary logits z' with sigmoid(z') = softmax(input) over dimension 1, in every class.
+
+    z'_c = z_c - log(sum over the other classes of exp(z)). Neither this nor its gradient loses
+    digits where a probability is close to 0 or 1.
+    """
+    return _OneVsRestLogits.apply(input.to(accumulation_dtype(input.dtype)))
+
+
+class _OneVsRestLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        top, _, rest_of_top = _split_top(z)
+        # Of a class other than the top one the probability is at most 1/2: log(1 - p) is harmless.
+        total = z.logsumexp(dim=1, keepdim=True)
+        rest = total + torch.log1p(-torch.exp(z - total))
+        output = z - rest.scatter(1, top, rest_of_top)
+        ctx.save_for_backward(z, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # dz'_c/dz_c = 1 and dz'_c/dz_j = -p_j / (1 - p_c); for the top c, where 1 - p_c may vanish,
+        # that quotient is the softmax over the other classes.
+        z, output = ctx.saved_tensors
+        top, others, rest_of_top = _split_top(z)
+        p = torch.sigmoid(output)
+        among_others = torch.exp(others - rest_of_top.clamp(min=torch.finfo(z.dtype).min))
+        scaled = grad.scatter(1, top, 0.0) / (1 - p.scatter(1, top, 0.0))
+        from_others = p * (scaled.sum(dim=1, keepdim=True) - scaled)
+        return grad - from_others - among_others * grad.gather(1, top)
+
+
+def _split_top(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The index of the largest logit, the logits without it, and their log-sum-exp."""
+    top = z.argmax(dim=1, keepdim=True)
+    others = z.scatter(1, top, -torch.inf)
+    return top, others, others.logsumexp(dim=1, keepdim=True)
+
+
+def check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
+
+
+def check_float_tensor(name: str, value: Any) -> None:
+    check_tensor(name, value)
+    if value.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}"
+        )
+
+
+def check_same_device(name: str, value: Tensor, input: Tensor) -> None:
+    if value.device != input.device:
+        raise ValueError(f"{name} is on {value.device}, but input is on {input.device}")
+
+
+def check_number(name: str, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {describe(value)}")
+    return float(value)
+
+
+def check_finite(name: str, value: Any, lowest: float = -math.inf) -> float:
+    number = check_number(name, value)
+    if not (math.isfinite(number) and number >= lowest):
+        bound = f" and >= {lowest:g}" if math.isfinite(lowest) else ""
+        raise ValueError(f"{name} must be finite{bound}, got {value}")
+    return number
+
+
+def check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {describe(value)}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        allowed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+def check_threshold(threshold: Tensor) -> None:
+    raise_unless(
+        (threshold > 0) & (threshold < 1),
+        lambda: f"threshold must lie in (0, 1), got {_range(threshold)}",
+    )
+
+
+def check_unit_interval(name: str, x: Tensor, hint: str = "", nan_allowed: bool = True) -> None:
+    """Probabilities may be NaN, which then reaches the loss; labels may not."""
+    if x.dtype == torch.bool:
+        return
+    good = ~((x < 0) | (x > 1)) if nan_allowed else (x >= 0) & (x <= 1)
+    raise_unless(good, lambda: f"{name} must lie in [0, 1], got values in {_range(x)}{hint}")
+
+
+def check_nonnegative(name: str, x: Tensor) -> None:
+    raise_unless(x >= 0, lambda: f"{name} must be >= 0, got values in {_range(x)}")
+
+
+def raise_unless(good: Tensor, message: Callable[[], str]) -> None:
+    """ValueError where the values can be looked at without waiting; an assert on the device else."""
+    if good.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(good.all(), "a value is out of range: run on the CPU to see which")
+    elif not good.all():
+        raise ValueError(message())
+
+
+def class_index_message(index: Any, classes: int) -> str:
+    return f"target must hold class indices in 0 ... {classes - 1} or ignore_index, got {index}"
+
+
+def describe(value: Any) -> str:
+    return f"{value!r} of type {type(value).__name__}"
+
+
+def _range(x: Tensor) -> str:
+    if x.isnan().any():
+        return "a range with NaN"
+    low, high = x.min().item(), x.max().item()
+    return f"[{low:g}, {high:g}]"
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)

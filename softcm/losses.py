@@ -1,0 +1,371 @@
+"""Every loss: 1 - metric of the soft counts, or the metric itself where smaller is better."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+from torch import Tensor
+
+from . import autograd, backends, inputs, metrics
+from .autograd import LossRule, Rule
+from .confusion import ConfusionMatrix, check_membership, count
+from .heaviside import DEFAULT, Heaviside, check_heaviside
+from .inputs import Threshold
+from .metrics import Costs, LinearFractional
+from .reference import Counts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+AVERAGES = ("macro", "micro", "weighted", "none")
+# Of the ranking losses, which are areas over thresholds.
+RANKING_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
+
+Metric = Callable[..., Tensor]
+
+
+class LossOptions(TypedDict, total=False):
+    """The keyword arguments that all losses share; :func:`f1_loss` says what they mean."""
+
+    threshold: Threshold
+    heaviside: Heaviside
+    membership: str
+    weight: Tensor | None
+    pos_weight: float | Tensor | None
+    ignore_index: int | None
+    average: str
+    zero_division: float
+    bce_weight: float
+    from_logits: bool
+    backend: str
+
+
+def f1_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    threshold: Threshold = 0.5,
+    heaviside: Heaviside = DEFAULT,
+    membership: str = "soft",
+    weight: Tensor | None = None,
+    pos_weight: float | Tensor | None = None,
+    ignore_index: int | None = None,
+    average: str = "macro",
+    zero_division: float = 0.0,
+    bce_weight: float = 0.0,
+    from_logits: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """1 - F1 of the soft counts: 1 - 2 TP / (2 TP + FN + FP), eq. (2) and (3).
+
+    Args:
+        input: probabilities in [0, 1], or logits with ``from_logits=True``; shape (N,), (N, 1),
+            (N, C) or (N, C, *); float16, bfloat16, float32 or float64; any strides. NaN gives a
+            NaN loss and NaN gradients of its class; infinite logits are fine.
+        target: labels in [0, 1] in the shape of ``input`` (bool, integer or floating point; a label
+            between 0 and 1 mixes the two rows of eq. 3), or integer class indices (N,) or (N, *)
+            against C >= 2 classes, which are taken one against the rest. (N,) and (N, 1) are the
+            same. With class indices, logits go through a softmax over C.
+        threshold: a number, a sequence of numbers, or a tensor () or (T,), in (0, 1), on the scale
+            of probabilities. Of several the mean loss is taken. A tensor that requires grad
+            receives its gradient.
+        heaviside: :class:`softcm.Linear` or :class:`softcm.Sigmoid`.
+        membership: "soft" is eq. (3); "gated" counts a sample only in the two counts of its label.
+        weight: weight of each sample, >= 0, broadcastable to ``target``; a weight of a sample of
+            (N, C) has shape (N, 1).
+        pos_weight: weight >= 0 of the positives, a number or one for each class (C,).
+        ignore_index: samples with this target count nowhere.
+        average: over classes: "macro" (mean), "micro" (counts are summed first), "weighted" (by the
+            weighted positives of each class) or "none" (one loss for each class).
+        zero_division: what the metric is where its denominator is exactly 0.
+        bce_weight: adds this multiple of the weighted mean binary cross-entropy of the counted
+            samples, at probabilities bounded as in :func:`torch.nn.functional.binary_cross_entropy`.
+        from_logits: take ``input`` as logits.
+        backend: "auto", "native" (compiled kernels) or "reference" (plain PyTorch).
+
+    Returns:
+        The loss in [0, 1], a scalar, or (C,) for ``average="none"``; float32, or float64 for
+        float64 input. A ratio with denominator 0 is ``zero_division``, without a gradient. A class
+        without a counted sample is left out of the means; if all are, the loss is 0 with zero
+        gradient; with "none" its entry is ``1 - zero_division``.
+
+    Raises:
+        TypeError: an argument of a wrong type or dtype.
+        ValueError: wrong shapes or devices, an empty batch, a probability or label outside [0, 1]
+            (on other devices than the CPU an assert on the device; in compiled code a
+            RuntimeError), a threshold outside (0, 1), a negative weight, an unknown option, a
+            target or weight that requires grad.
+        RuntimeError: the backend asked for cannot serve.
+    """
+    return _loss(
+        metrics.F1,
+        input,
+        target,
+        threshold=threshold,
+        heaviside=heaviside,
+        membership=membership,
+        weight=weight,
+        pos_weight=pos_weight,
+        ignore_index=ignore_index,
+        average=average,
+        zero_division=zero_division,
+        bce_weight=bce_weight,
+        from_logits=from_logits,
+        backend=backend,
+    )
+
+
+def _with_loss_options(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Show the shared options, which ``loss`` takes as ``**options``, in its signature and help."""
+    own = inspect.signature(loss)
+    shared = inspect.signature(f1_loss).parameters.values()
+    options = [p for p in shared if p.name in LossOptions.__annotations__]
+    parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken = {p.name for p in parameters}
+    parameters += [p for p in options if p.name not in taken]
+    loss.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    loss.__doc__ = f"{loss.__doc__}\n\n    The other arguments and errors: :func:`softcm.f1_loss`."
+    return loss
+
+
+@_with_loss_options
+def fbeta_loss(
+    input: Tensor, target: Tensor, *, beta: float = 2.0, **options: "Unpack[LossOptions]"
+) -> Tensor:
+    """1 - F-beta: 1 - (1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP), with ``beta`` >= 0."""
+    return _loss(metrics.fbeta_metric(beta), input, target, **options)
+
+
+@_with_loss_options
+def accuracy_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - accuracy: 1 - (TP + TN) / (TP + FN + FP + TN), eq. (2)."""
+    return _loss(metrics.ACCURACY, input, target, **options)
+
+
+@_with_loss_options
+def precision_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - precision: 1 - TP / (TP + FP)."""
+    return _loss(metrics.PRECISION, input, target, **options)
+
+
+@_with_loss_options
+def recall_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - recall: 1 - TP / (TP + FN)."""
+    return _loss(metrics.RECALL, input, target, **options)
+
+
+@_with_loss_options
+def specificity_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - specificity: 1 - TN / (TN + FP)."""
+    return _loss(metrics.SPECIFICITY, input, target, **options)
+
+
+@_with_loss_options
+def jaccard_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - Jaccard index: 1 - TP / (TP + FN + FP)."""
+    return _loss(metrics.JACCARD, input, target, **options)
+
+
+@_with_loss_options
+def tversky_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    **options: "Unpack[LossOptions]",
+) -> Tensor:
+    """1 - Tversky index: 1 - TP / (TP + alpha FP + beta FN), with ``alpha``, ``beta`` >= 0."""
+    return _loss(metrics.tversky_metric(alpha, beta), input, target, **options)
+
+
+@_with_loss_options
+def cost_loss(
+    input: Tensor, target: Tensor, costs: Costs, **options: "Unpack[LossOptions]"
+) -> Tensor:
+    """The mean cost of a sample: sum of cost x count / (TP + FN + FP + TN).
+
+    ``costs`` is a mapping with the keys "tp", "fn", "fp", "tn" (0 where left out) or a sequence in
+    that order. Smaller is better: the loss is the cost itself. So the entry of a class without a
+    counted sample is ``zero_division``.
+    """
+    return _loss(metrics.cost_metric(costs), input, target, maximize=False, **options)
+
+
+@_with_loss_options
+def balanced_accuracy_loss(
+    input: Tensor, target: Tensor, **options: "Unpack[LossOptions]"
+) -> Tensor:
+    """1 - balanced accuracy: 1 - (recall + specificity) / 2."""
+    return _loss(metrics.balanced_accuracy, input, target, **options)
+
+
+@_with_loss_options
+def gmean_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - G-mean: 1 - sqrt(recall * specificity); gradient 0 where the G-mean is 0."""
+    return _loss(metrics.gmean, input, target, **options)
+
+
+@_with_loss_options
+def informedness_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - informedness (Youden's J): 2 - recall - specificity, in [0, 2]."""
+    return _loss(metrics.informedness, input, target, **options)
+
+
+@_with_loss_options
+def mcc_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - Matthews correlation coefficient, in [0, 2]; see :func:`softcm.metrics.mcc`."""
+    return _loss(metrics.mcc, input, target, **options)
+
+
+@_with_loss_options
+def kappa_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
+    """1 - Cohen's kappa, in [0, 2]; see :func:`softcm.metrics.kappa`."""
+    return _loss(metrics.kappa, input, target, **options)
+
+
+@_with_loss_options
+def auroc_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    threshold: Threshold = RANKING_THRESHOLDS,
+    **options: "Unpack[LossOptions]",
+) -> Tensor:
+    """1 - area under the ROC curve over the thresholds, in any order (Section 2).
+
+    By the trapezoidal rule from (0, 0) to (1, 1): near 0 for a perfect ranking, near 1 for the
+    reversed one. See :func:`softcm.metrics.auroc`.
+    """
+    return _loss(metrics.auroc, input, target, threshold=_ascending(threshold), **options)
+
+
+@_with_loss_options
+def auprc_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    threshold: Threshold = RANKING_THRESHOLDS,
+    **options: "Unpack[LossOptions]",
+) -> Tensor:
+    """1 - average precision over the thresholds, in any order; see :func:`softcm.metrics.auprc`."""
+    return _loss(metrics.auprc, input, target, threshold=_ascending(threshold), **options)
+
+
+@_with_loss_options
+def confusion_loss(
+    input: Tensor,
+    target: Tensor,
+    metric: LinearFractional | Callable[[ConfusionMatrix], Tensor],
+    *,
+    maximize: bool = True,
+    **options: "Unpack[LossOptions]",
+) -> Tensor:
+    """The loss of any metric of the four counts.
+
+    ``metric`` is a :class:`softcm.LinearFractional`, which runs in one fused pass, or a
+    differentiable callable. That takes a :class:`softcm.ConfusionMatrix` of float64 tensors (C, T)
+    (C = 1 for "micro") and returns the metric (C, T), or (C,) if it has dealt with the thresholds
+    itself; ``zero_division`` within it is its own affair. The loss is ``1 - metric``, or with
+    ``maximize=False`` the metric itself.
+    """
+    if isinstance(metric, LinearFractional):
+        return _loss(metric, input, target, maximize=maximize, **options)
+    if not callable(metric):
+        raise TypeError(
+            "metric must be a softcm.LinearFractional or a callable on a ConfusionMatrix, "
+            f"got {inputs.describe(metric)}"
+        )
+
+    def without_zero_division(cm: ConfusionMatrix, _: float) -> Tensor:
+        value = metric(cm)
+        allowed = (cm.tp.shape, cm.tp.shape[:1])
+        if not isinstance(value, Tensor) or value.shape not in allowed:
+            got = tuple(value.shape) if isinstance(value, Tensor) else inputs.describe(value)
+            raise ValueError(
+                f"metric must return a tensor of shape {tuple(allowed[0])} or {tuple(allowed[1])}, "
+                f"got {got}"
+            )
+        return value
+
+    return _loss(without_zero_division, input, target, maximize=maximize, **options)
+
+
+def _loss(
+    metric: Metric,
+    input: Tensor,
+    target: Tensor,
+    *,
+    threshold: Threshold = 0.5,
+    heaviside: Heaviside = DEFAULT,
+    membership: str = "soft",
+    weight: Tensor | None = None,
+    pos_weight: float | Tensor | None = None,
+    ignore_index: int | None = None,
+    average: str = "macro",
+    zero_division: float = 0.0,
+    bce_weight: float = 0.0,
+    from_logits: bool = False,
+    backend: str = "auto",
+    maximize: bool = True,
+) -> Tensor:
+    check_heaviside(heaviside)
+    check_membership(membership)
+    inputs.check_choice("average", average, AVERAGES)
+    zero_division = inputs.check_number("zero_division", zero_division)
+    bce_weight = inputs.check_finite("bce_weight", bce_weight, lowest=0.0)
+    inputs.check_bool("from_logits", from_logits)
+    batch = inputs.canonical(
+        input, target, threshold, weight, pos_weight, ignore_index, from_logits
+    )
+    rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
+    if (
+        isinstance(metric, LinearFractional)
+        and backends.select_backend(backend, input.device.type) == "native"
+        and not batch.threshold.requires_grad
+    ):
+        coefficients = inputs.constant(metric.coefficients, input.device)
+        loss_rule = LossRule(coefficients, maximize, average, zero_division, bce_weight)
+        return autograd.fractional_loss(batch, rule, loss_rule)
+    counts = count(batch, rule, backend, bce_weight > 0)
+    loss = _from_counts(metric, counts, maximize, average, zero_division, bce_weight)
+    return loss.to(inputs.accumulation_dtype(input.dtype))
+
+
+def _from_counts(
+    metric: Metric,
+    counts: Counts,
+    maximize: bool,
+    average: str,
+    zero_division: float,
+    bce_weight: float,
+) -> Tensor:
+    """From counts to the loss; what ``fractional_loss`` does in native code."""
+    if average == "micro":
+        counts = Counts(*(x.sum(0, keepdim=True) for x in counts))
+    value = metric(ConfusionMatrix(*counts.counts.unbind(-1)), zero_division)  # (C, T) or (C,)
+    value = value.mean(-1) if value.dim() == 2 else value
+    weights, positives = counts.totals.unbind(-1)
+    counted = weights > 0
+    loss = 1 - value if maximize else value
+    empty = 1 - zero_division if maximize else zero_division
+    if average == "none":
+        entropy = counts.cross_entropy / torch.where(counted, weights, 1.0)
+        return torch.where(counted, loss, empty) + bce_weight * entropy
+    loss = torch.where(counted, loss, 0.0)
+    shares = positives if average == "weighted" else counted.to(loss.dtype)
+    total = shares.sum()
+    mean = (shares * loss).sum() / torch.where(total == 0, 1.0, total)
+    # "weighted" without any positive is a ratio with denominator 0.
+    mean = torch.where((total == 0) & counted.any(), empty, mean)
+    weight = weights.sum()
+    return mean + bce_weight * counts.cross_entropy.sum() / torch.where(weight == 0, 1.0, weight)
+
+
+def _ascending(threshold: Threshold) -> Threshold:
+    if isinstance(threshold, Tensor):
+        return threshold.sort().values if threshold.dim() == 1 else threshold
+    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
+        return sorted(inputs.check_number("threshold", value) for value in threshold)
+    return threshold

@@ -1,0 +1,202 @@
+"""The losses as modules: they hold the options and call the functional form."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from . import losses
+from .confusion import ConfusionMatrix
+from .heaviside import DEFAULT, Heaviside
+from .inputs import Threshold
+from .metrics import Costs, LinearFractional
+
+
+class _Loss(torch.nn.Module):
+    """A loss with its options, those of the functional form of the same name but ``weight``.
+
+    ``forward(input, target, weight=None)`` returns the loss. Tensors among the options follow the
+    module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter,
+    other tensors are buffers, which are not saved.
+    """
+
+    function: ClassVar[Callable[..., Tensor]]
+
+    def __init__(
+        self,
+        *,
+        threshold: Threshold = 0.5,
+        heaviside: Heaviside = DEFAULT,
+        membership: str = "soft",
+        pos_weight: float | Tensor | None = None,
+        ignore_index: int | None = None,
+        average: str = "macro",
+        zero_division: float = 0.0,
+        bce_weight: float = 0.0,
+        from_logits: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self._set("threshold", threshold)
+        self._set("pos_weight", pos_weight)
+        self.options = {
+            "heaviside": heaviside,
+            "membership": membership,
+            "ignore_index": ignore_index,
+            "average": average,
+            "zero_division": zero_division,
+            "bce_weight": bce_weight,
+            "from_logits": from_logits,
+            "backend": backend,
+        }
+
+    def _set(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
+            self.register_buffer(name, value, persistent=False)
+        else:
+            setattr(self, name, value)
+
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return type(self).function(
+            input,
+            target,
+            threshold=self.threshold,
+            pos_weight=self.pos_weight,
+            weight=weight,
+            **self.options,
+        )
+
+    def extra_repr(self) -> str:
+        shown = {"threshold": self.threshold, "pos_weight": self.pos_weight, **self.options}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
+
+
+class F1Loss(_Loss):
+    """:func:`softcm.f1_loss` as a module."""
+
+    function = staticmethod(losses.f1_loss)
+
+
+class FBetaLoss(_Loss):
+    """:func:`softcm.fbeta_loss` as a module."""
+
+    function = staticmethod(losses.fbeta_loss)
+
+    def __init__(self, *, beta: float = 2.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.options["beta"] = beta
+
+
+class AccuracyLoss(_Loss):
+    """:func:`softcm.accuracy_loss` as a module."""
+
+    function = staticmethod(losses.accuracy_loss)
+
+
+class BalancedAccuracyLoss(_Loss):
+    """:func:`softcm.balanced_accuracy_loss` as a module."""
+
+    function = staticmethod(losses.balanced_accuracy_loss)
+
+
+class PrecisionLoss(_Loss):
+    """:func:`softcm.precision_loss` as a module."""
+
+    function = staticmethod(losses.precision_loss)
+
+
+class RecallLoss(_Loss):
+    """:func:`softcm.recall_loss` as a module."""
+
+    function = staticmethod(losses.recall_loss)
+
+
+class SpecificityLoss(_Loss):
+    """:func:`softcm.specificity_loss` as a module."""
+
+    function = staticmethod(losses.specificity_loss)
+
+
+class JaccardLoss(_Loss):
+    """:func:`softcm.jaccard_loss` as a module."""
+
+    function = staticmethod(losses.jaccard_loss)
+
+
+class TverskyLoss(_Loss):
+    """:func:`softcm.tversky_loss` as a module."""
+
+    function = staticmethod(losses.tversky_loss)
+
+    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        self.options |= {"alpha": alpha, "beta": beta}
+
+
+class MCCLoss(_Loss):
+    """:func:`softcm.mcc_loss` as a module."""
+
+    function = staticmethod(losses.mcc_loss)
+
+
+class GMeanLoss(_Loss):
+    """:func:`softcm.gmean_loss` as a module."""
+
+    function = staticmethod(losses.gmean_loss)
+
+
+class InformednessLoss(_Loss):
+    """:func:`softcm.informedness_loss` as a module."""
+
+    function = staticmethod(losses.informedness_loss)
+
+
+class KappaLoss(_Loss):
+    """:func:`softcm.kappa_loss` as a module."""
+
+    function = staticmethod(losses.kappa_loss)
+
+
+class CostLoss(_Loss):
+    """:func:`softcm.cost_loss` as a module."""
+
+    function = staticmethod(losses.cost_loss)
+
+    def __init__(self, costs: Costs, **options: Any) -> None:
+        super().__init__(**options)
+        self.options["costs"] = costs
+
+
+class AUROCLoss(_Loss):
+    """:func:`softcm.auroc_loss` as a module."""
+
+    function = staticmethod(losses.auroc_loss)
+
+    def __init__(self, *, threshold: Threshold = losses.RANKING_THRESHOLDS, **options: Any) -> None:
+        super().__init__(threshold=threshold, **options)
+
+
+class AUPRCLoss(_Loss):
+    """:func:`softcm.auprc_loss` as a module."""
+
+    function = staticmethod(losses.auprc_loss)
+
+    def __init__(self, *, threshold: Threshold = losses.RANKING_THRESHOLDS, **options: Any) -> None:
+        super().__init__(threshold=threshold, **options)
+
+
+class ConfusionLoss(_Loss):
+    """:func:`softcm.confusion_loss` as a module."""
+
+    function = staticmethod(losses.confusion_loss)
+
+    def __init__(
+        self,
+        metric: LinearFractional | Callable[[ConfusionMatrix], Tensor],
+        *,
+        maximize: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.options |= {"metric": metric, "maximize": maximize}

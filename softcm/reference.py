@@ -1,0 +1,155 @@
+"""The reference backend: eq. (1), (3), (4) and (5) in plain PyTorch, written for reading.
+
+It is the fallback where no kernel serves, and in float64 the oracle of the tests. Its gradients
+are autograd's own.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from .inputs import (
+    LOGITS_HINT,
+    accumulation_dtype,
+    by_class,
+    check_nonnegative,
+    check_threshold,
+    check_unit_interval,
+    class_index_message,
+    class_indices,
+    raise_unless,
+)
+
+
+class Counts(NamedTuple):
+    """What every backend returns for a batch."""
+
+    counts: Tensor  # (C, T, 4) float64: TP, FN, FP, TN
+    totals: Tensor  # (C, 2) float64: weight of the counted samples, weight of the positives
+    cross_entropy: Tensor  # (C,) float64: weighted sum of binary cross-entropies
+
+
+def heaviside(p: Tensor, threshold: Tensor, kind: str, parameter: float) -> Tensor:
+    """h(p, tau), eq. (1) for "step", eq. (5) for "linear", Section 4 for "sigmoid"."""
+    tau = threshold.to(p.dtype)
+    if kind == "step":
+        return torch.where(p < tau, 0.0, 1.0).to(p.dtype) + 0 * p  # NaN stays NaN
+    if kind == "sigmoid":
+        return torch.sigmoid(parameter * (p - tau))
+    # The breakpoints are found in float64 and then rounded, as in the kernels, so that an element
+    # exactly on one is on the same segment everywhere.
+    exact, delta = threshold.double(), parameter
+    tau_m = torch.minimum(exact, 1 - exact)
+    low, high = exact - tau_m / 2, exact + tau_m / 2
+    m1, m2, m3 = delta / low, (1 - 2 * delta) / tau_m, delta / (1 - high)
+    low, high, m1, m2, m3 = (x.to(p.dtype) for x in (low, high, m1, m2, m3))
+    middle = 0.5 + m2 * (p - tau)
+    return torch.where(p < low, m1 * p, torch.where(p > high, 1 - m3 * (1 - p), middle))
+
+
+def memberships(p: Tensor, threshold: Tensor, h: Tensor, membership: str) -> tuple[Tensor, Tensor]:
+    """The rows (tp, fn, fp, tn) of a positive and of a negative sample, eq. (3)."""
+    other = torch.where(p < threshold.to(p.dtype), h, 1 - h)
+    if membership == "gated":
+        other = 0 * h  # not zeros_like: NaN has to reach all four counts
+    positive = torch.stack((h, 1 - h, other, other), dim=-1)
+    negative = torch.stack((other, other, h, 1 - h), dim=-1)
+    return positive, negative
+
+
+def soft_counts(
+    input: Tensor,
+    target: Tensor,
+    threshold: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    ignore_index: int | None,
+    heaviside_kind: str,
+    parameter: float,
+    membership: str,
+    from_logits: bool,
+    with_cross_entropy: bool,
+) -> Counts:
+    """Weighted sums of eq. (3) over the samples, for every class and threshold.
+
+    Shapes, dtypes and devices have been checked by :mod:`softcm.inputs`; here only values are.
+    Arithmetic is in the accumulation dtype of ``input``, sums in float64.
+    """
+    check_threshold(threshold)
+    dtype = accumulation_dtype(input.dtype)
+    x = by_class(input.to(dtype))  # (S, C)
+    y, counted = _labels(input, target, ignore_index)  # (S, C)
+    if not from_logits:
+        check_unit_interval("input", torch.where(counted, x, 0.5), LOGITS_HINT)
+    check_unit_interval("target", torch.where(counted, y, 0.0), nan_allowed=False)
+
+    # Where a sample is not counted its values must not reach the sums, not even as 0 * NaN.
+    x = torch.where(counted, x, 0.5)
+    w = counted.to(dtype)
+    if weight is not None:
+        given = weight.reshape(-1, 1) if class_indices(input, target) else by_class(weight)
+        check_nonnegative("weight", given)
+        w = torch.where(counted, given.to(dtype), 0.0)
+    w1 = w * torch.where(counted, y, 0.0).to(dtype)  # weight of the row of a positive
+    w0 = w - w1  # and of that of a negative
+    if pos_weight is not None:
+        check_nonnegative("pos_weight", pos_weight)
+        w1 = w1 * pos_weight.to(dtype)
+
+    p = torch.sigmoid(x) if from_logits else x
+    counts = []
+    for tau in threshold.unbind():
+        h = heaviside(p, tau, heaviside_kind, parameter)
+        positive, negative = memberships(p, tau, h, membership)
+        row = w1.unsqueeze(-1) * positive + w0.unsqueeze(-1) * negative  # (S, C, 4)
+        counts.append(row.double().sum(0))
+    totals = torch.stack((w.double().sum(0), w1.double().sum(0)), dim=-1)
+    entropy = totals.new_zeros(totals.shape[0])
+    if with_cross_entropy:
+        entropy = _cross_entropy(x, w1, w0, from_logits).double().sum(0)
+    return Counts(torch.stack(counts, dim=1), totals, entropy)
+
+
+def _labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Labels (S, C) and which of them count; class indices become one class against the rest."""
+    if not class_indices(input, target):
+        y = by_class(target)
+        return y, torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    index, classes = target.reshape(-1, 1), input.shape[1]
+    counted = torch.ones_like(index, dtype=torch.bool)
+    if ignore_index is not None:
+        counted = index != ignore_index
+    known = ~counted | ((index >= 0) & (index < classes))
+    raise_unless(known, lambda: class_index_message(index[~known][0].item(), classes))
+    y = index == torch.arange(classes, device=index.device)
+    return y, counted.expand_as(y)
+
+
+def _cross_entropy(x: Tensor, w1: Tensor, w0: Tensor, from_logits: bool) -> Tensor:
+    """-w1 log p - w0 log(1 - p), elementwise."""
+    if not from_logits:
+        return _ProbabilityCrossEntropy.apply(x, w1, w0)
+    # A row without weight adds nothing, even where its logarithm is infinite.
+    positive = torch.where(w1 == 0, 0.0, w1 * softplus(-x, threshold=50))
+    negative = torch.where(w0 == 0, 0.0, w0 * softplus(x, threshold=50))
+    return positive + negative
+
+
+class _ProbabilityCrossEntropy(torch.autograd.Function):
+    """Cross-entropy with the bounds of torch.nn.functional.binary_cross_entropy.
+
+    Its logarithms are at least -100 and the denominator of its gradient at least 1e-12; clamping
+    alone would leave the gradient at p = 0 and p = 1 undefined.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, w1: Tensor, w0: Tensor) -> Tensor:
+        ctx.save_for_backward(p, w1, w0)
+        return -(w1 * p.log().clamp(min=-100) + w0 * torch.log1p(-p).clamp(min=-100))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        p, w1, w0 = ctx.saved_tensors
+        return grad * (w0 * p - w1 * (1 - p)) / (p * (1 - p)).clamp(min=1e-12), None, None
