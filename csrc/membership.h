@@ -1,30 +1,32 @@
 // Eq. (3): from the soft step to the four counts, and back from their gradients.
 //
-// With o = min(h, 1 - h) and u = 1 - 2 o, a row of eq. (3) is, for a positive (y = 1),
-//     p <  tau:  tp = o      fn = o + u  fp = o      tn = o
-//     p >= tau:  tp = o + u  fn = o      fp = o      tn = o
-// and for a negative the same with (fp, tn) in the place of (tp, fn). So six sums of nonnegative
-// terms give all four counts of either membership without a subtraction. "gated" leaves out the o
-// of the other label.
+// With o = min(h, 1 - h), a row of eq. (3) is, for a positive (y = 1),
+//     p <  tau:  tp = o      fn = 1 - o  fp = o      tn = o
+//     p >= tau:  tp = 1 - o  fn = o      fp = o      tn = o
+// and for a negative the same with (fp, tn) in the place of (tp, fn). "gated" leaves out the o of
+// the other label. So the sums of o and of the weights, by label and side, give the four counts of
+// either membership. As o <= 1/2, the differences lose no more than one bit.
 #pragma once
 
 #include "elementary.h"
 
 namespace softcm {
 
-// Sums over samples; 1: weighted by the positive row's weight, 0: by the negative row's.
+// Sums over samples. 1: with the weight of the positive row, 0: of the negative row; below: those
+// with p < tau, above: the others.
 struct Sums {
-  double other1 = 0, other0 = 0;  // of o
-  double above1 = 0, above0 = 0;  // of u where p >= tau
-  double below1 = 0, below0 = 0;  // of u where p < tau
+  double other1_below = 0, other1_above = 0, other0_below = 0, other0_above = 0;
+  double weight1_below = 0, weight1_above = 0, weight0_below = 0, weight0_above = 0;
 
   Sums& operator+=(const Sums& s) {
-    other1 += s.other1;
-    other0 += s.other0;
-    above1 += s.above1;
-    above0 += s.above0;
-    below1 += s.below1;
-    below0 += s.below0;
+    other1_below += s.other1_below;
+    other1_above += s.other1_above;
+    other0_below += s.other0_below;
+    other0_above += s.other0_above;
+    weight1_below += s.weight1_below;
+    weight1_above += s.weight1_above;
+    weight0_below += s.weight0_below;
+    weight0_above += s.weight0_above;
     return *this;
   }
 };
@@ -34,9 +36,12 @@ struct Counts {
 };
 
 SOFTCM_HD Counts counts(const Sums& s, bool gated) {
-  const double positive = gated ? s.other1 : s.other1 + s.other0;
-  const double negative = gated ? s.other0 : s.other1 + s.other0;
-  return {s.above1 + positive, s.below1 + positive, s.above0 + negative, s.below0 + negative};
+  const double of_negatives = gated ? 0 : s.other0_below + s.other0_above;
+  const double of_positives = gated ? 0 : s.other1_below + s.other1_above;
+  return {s.other1_below + (s.weight1_above - s.other1_above) + of_negatives,
+          s.other1_above + (s.weight1_below - s.other1_below) + of_negatives,
+          s.other0_below + (s.weight0_above - s.other0_above) + of_positives,
+          s.other0_above + (s.weight0_below - s.other0_below) + of_positives};
 }
 
 // What dh/dp is multiplied by to give dL/dp, for a sample of weight 1.

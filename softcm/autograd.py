@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _extension
-from .inputs import Batch, accumulation_dtype
+from . import _extension, reference
+from .inputs import Batch, accumulation_dtype, constant
+from .metrics import LinearFractional
 from .reference import Counts
 
 # Up to this size the forward pass writes the gradient too, which saves the backward pass a call.
@@ -25,9 +26,9 @@ class Rule(NamedTuple):
 
 
 class LossRule(NamedTuple):
-    """From counts to a loss: the further arguments of ``fractional_loss``."""
+    """From counts to a loss: the further arguments of ``fractional_loss`` and `reference.loss`."""
 
-    metric: Tensor  # (10,)
+    metric: LinearFractional
     maximize: bool
     average: str
     zero_division: float
@@ -56,13 +57,11 @@ class _SoftCounts(torch.autograd.Function):
         rule: Rule,
         with_cross_entropy: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(input, target, threshold, weight, pos_weight)
-        ctx.rule = rule
+        batch = (input, target, threshold, weight, pos_weight)
+        ctx.save_for_backward(*batch)
+        ctx.rule, ctx.with_cross_entropy = rule, with_cross_entropy
         counts, totals, cross_entropy = _call(
-            torch.ops.softcm.soft_counts.default,
-            *(input, target, threshold, weight, pos_weight),
-            *rule,
-            with_cross_entropy,
+            torch.ops.softcm.soft_counts.default, *batch, *rule, with_cross_entropy
         )
         ctx.mark_non_differentiable(totals)
         return counts, totals, cross_entropy
@@ -71,16 +70,15 @@ class _SoftCounts(torch.autograd.Function):
     def backward(
         ctx: Any, grad_counts: Tensor, _: Tensor, grad_cross_entropy: Tensor
     ) -> tuple[Tensor | None, ...]:
-        threshold = ctx.saved_tensors[2]
+        batch = ctx.saved_tensors
+        if _is_differentiated():
+            counts = _reference_counts(batch, ctx.rule, ctx.with_cross_entropy)
+            outputs = (counts.counts, counts.cross_entropy)
+            return *_gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy)), None, None
         grad_input, grad_threshold = torch.ops.softcm.soft_counts_backward.default(
-            grad_counts,
-            grad_cross_entropy,
-            None,
-            *ctx.saved_tensors,
-            *ctx.rule,
-            ctx.needs_input_grad[2],
+            grad_counts, grad_cross_entropy, None, *batch, *ctx.rule, ctx.needs_input_grad[2]
         )
-        of_threshold = grad_threshold.to(threshold.dtype) if ctx.needs_input_grad[2] else None
+        of_threshold = grad_threshold.to(batch[2].dtype) if ctx.needs_input_grad[2] else None
         return grad_input, None, of_threshold, None, None, None, None
 
 
@@ -96,32 +94,74 @@ class _FractionalLoss(torch.autograd.Function):
         rule: Rule,
         loss_rule: LossRule,
     ) -> Tensor:
-        loss, *partials = _call(
-            torch.ops.softcm.fractional_loss.default,
-            *(input, target, threshold, weight, pos_weight),
-            *rule,
-            *loss_rule,
-            False,
+        batch = (input, target, threshold, weight, pos_weight)
+        ctx.with_grad = (
+            ctx.needs_input_grad[0]
+            and input.numel() <= GRADIENT_IN_FORWARD
+            and loss_rule.average != "none"
         )
-        ctx.save_for_backward(*partials[:2], input, target, threshold, weight, pos_weight)
-        ctx.rule = rule
+        metric = constant(loss_rule.metric.coefficients, input.device)
+        loss, *partials, grad_input = _call(
+            torch.ops.softcm.fractional_loss.default,
+            *batch,
+            *rule,
+            metric,
+            *loss_rule[1:],
+            ctx.with_grad,
+        )
+        ctx.save_for_backward(*batch, *((grad_input,) if ctx.with_grad else partials))
+        ctx.rule, ctx.loss_rule = rule, loss_rule
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        grad_counts, grad_cross_entropy, *batch = ctx.saved_tensors
-        grad_input, _ = torch.ops.softcm.soft_counts_backward.default(
-            grad_counts, grad_cross_entropy, grad_loss, *batch, *ctx.rule, False
-        )
+        batch, partials = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        if _is_differentiated():
+            counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
+            loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
+            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None
+        if ctx.with_grad:
+            grad_input = partials[0] * grad_loss
+        else:
+            grad_input, _ = torch.ops.softcm.soft_counts_backward.default(
+                *partials, grad_loss, *batch, *ctx.rule, False
+            )
         return grad_input, None, None, None, None, None, None
+
+
+def _is_differentiated() -> bool:
+    """Whether the backward pass itself is recorded (create_graph=True)."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _reference_counts(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    rule: Rule,
+    with_cross_entropy: bool,
+) -> Counts:
+    return reference.soft_counts(*batch, *rule, with_cross_entropy)
+
+
+def _gradients(
+    ctx: Any,
+    outputs: tuple[Tensor, ...],
+    batch: tuple[Tensor | None, ...],
+    grads: tuple[Tensor, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients in the five tensors of a batch that can be differentiated again."""
+    wanted = [x for x in batch if x is not None and x.requires_grad]
+    recorded = [(y, g) for y, g in zip(outputs, grads, strict=True) if y.requires_grad]
+    ends, their_grads = zip(*recorded, strict=True)
+    found = iter(torch.autograd.grad(ends, wanted, their_grads, create_graph=True))
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:5])
 
 
 def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:
     """Call an operator; what it says of a bad value becomes a ValueError."""
     if torch.compiler.is_compiling():
-        return operator(*args)  # type: ignore[no-any-return]
+        return operator(*args)
     try:
-        return operator(*args)  # type: ignore[no-any-return]
+        return operator(*args)
     except RuntimeError as error:
         message = str(error)
         if "softcm: " not in message:

@@ -142,7 +142,7 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
 
 
 def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
-    """The thresholds as a tensor (T,); a tensor stays what it is, so that it can receive a gradient."""
+    """The thresholds as a tensor (T,); a tensor stays itself, so that it can receive a gradient."""
     if isinstance(threshold, Tensor):
         if threshold.dtype not in FLOAT_DTYPES:
             raise TypeError(f"threshold must be floating point, got {threshold.dtype}")
@@ -165,7 +165,9 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
 
 def has_threshold_dimension(threshold: Threshold) -> bool:
     """A single number gives results without a dimension for thresholds."""
-    return threshold.dim() == 1 if isinstance(threshold, Tensor) else isinstance(threshold, Sequence)
+    return (
+        threshold.dim() == 1 if isinstance(threshold, Tensor) else isinstance(threshold, Sequence)
+    )
 
 
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
@@ -234,9 +236,7 @@ def check_tensor(name: str, value: Any) -> None:
 def check_float_tensor(name: str, value: Any) -> None:
     check_tensor(name, value)
     if value.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}"
-        )
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
 
 
 def check_same_device(name: str, value: Tensor, input: Tensor) -> None:
@@ -289,7 +289,7 @@ def check_nonnegative(name: str, x: Tensor) -> None:
 
 
 def raise_unless(good: Tensor, message: Callable[[], str]) -> None:
-    """ValueError where the values can be looked at without waiting; an assert on the device else."""
+    """ValueError where values can be looked at without waiting, elsewhere an assert there."""
     if good.device.type != "cpu" or torch.compiler.is_compiling():
         torch._assert_async(good.all(), "a value is out of range: run on the CPU to see which")
     elif not good.all():

@@ -4,16 +4,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-import torch
 from torch import Tensor
 
-from . import autograd, backends, inputs, metrics
+from . import autograd, backends, inputs, metrics, reference
 from .autograd import LossRule, Rule
 from .confusion import ConfusionMatrix, check_membership, count
 from .heaviside import DEFAULT, Heaviside, check_heaviside
 from .inputs import Threshold
 from .metrics import Costs, LinearFractional
-from .reference import Counts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -25,10 +23,9 @@ RANKING_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 Metric = Callable[..., Tensor]
 
 
-class LossOptions(TypedDict, total=False):
-    """The keyword arguments that all losses share; :func:`f1_loss` says what they mean."""
+class OtherOptions(TypedDict, total=False):
+    """The keyword arguments that all losses share, but for ``threshold``."""
 
-    threshold: Threshold
     heaviside: Heaviside
     membership: str
     weight: Tensor | None
@@ -39,6 +36,12 @@ class LossOptions(TypedDict, total=False):
     bce_weight: float
     from_logits: bool
     backend: str
+
+
+class LossOptions(OtherOptions, total=False):
+    """The keyword arguments that all losses share; :func:`f1_loss` says what they mean."""
+
+    threshold: Threshold
 
 
 def f1_loss(
@@ -80,7 +83,8 @@ def f1_loss(
             weighted positives of each class) or "none" (one loss for each class).
         zero_division: what the metric is where its denominator is exactly 0.
         bce_weight: adds this multiple of the weighted mean binary cross-entropy of the counted
-            samples, at probabilities bounded as in :func:`torch.nn.functional.binary_cross_entropy`.
+            samples; of probabilities with the bounds of
+            :func:`torch.nn.functional.binary_cross_entropy`, of logits in the stable form.
         from_logits: take ``input`` as logits.
         backend: "auto", "native" (compiled kernels) or "reference" (plain PyTorch).
 
@@ -120,7 +124,7 @@ def _with_loss_options(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Show the shared options, which ``loss`` takes as ``**options``, in its signature and help."""
     own = inspect.signature(loss)
     shared = inspect.signature(f1_loss).parameters.values()
-    options = [p for p in shared if p.name in LossOptions.__annotations__]
+    options = [p for p in shared if p.kind is p.KEYWORD_ONLY]
     parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
     taken = {p.name for p in parameters}
     parameters += [p for p in options if p.name not in taken]
@@ -231,7 +235,7 @@ def auroc_loss(
     target: Tensor,
     *,
     threshold: Threshold = RANKING_THRESHOLDS,
-    **options: "Unpack[LossOptions]",
+    **options: "Unpack[OtherOptions]",
 ) -> Tensor:
     """1 - area under the ROC curve over the thresholds, in any order (Section 2).
 
@@ -247,7 +251,7 @@ def auprc_loss(
     target: Tensor,
     *,
     threshold: Threshold = RANKING_THRESHOLDS,
-    **options: "Unpack[LossOptions]",
+    **options: "Unpack[OtherOptions]",
 ) -> Tensor:
     """1 - average precision over the thresholds, in any order; see :func:`softcm.metrics.auprc`."""
     return _loss(metrics.auprc, input, target, threshold=_ascending(threshold), **options)
@@ -278,7 +282,8 @@ def confusion_loss(
             f"got {inputs.describe(metric)}"
         )
 
-    def without_zero_division(cm: ConfusionMatrix, _: float) -> Tensor:
+    def without_zero_division(counts: tuple[Tensor, ...], _: float) -> Tensor:
+        cm = ConfusionMatrix(*counts)
         value = metric(cm)
         allowed = (cm.tp.shape, cm.tp.shape[:1])
         if not isinstance(value, Tensor) or value.shape not in allowed:
@@ -325,42 +330,11 @@ def _loss(
         and backends.select_backend(backend, input.device.type) == "native"
         and not batch.threshold.requires_grad
     ):
-        coefficients = inputs.constant(metric.coefficients, input.device)
-        loss_rule = LossRule(coefficients, maximize, average, zero_division, bce_weight)
+        loss_rule = LossRule(metric, maximize, average, zero_division, bce_weight)
         return autograd.fractional_loss(batch, rule, loss_rule)
     counts = count(batch, rule, backend, bce_weight > 0)
-    loss = _from_counts(metric, counts, maximize, average, zero_division, bce_weight)
+    loss = reference.loss(counts, metric, maximize, average, zero_division, bce_weight)
     return loss.to(inputs.accumulation_dtype(input.dtype))
-
-
-def _from_counts(
-    metric: Metric,
-    counts: Counts,
-    maximize: bool,
-    average: str,
-    zero_division: float,
-    bce_weight: float,
-) -> Tensor:
-    """From counts to the loss; what ``fractional_loss`` does in native code."""
-    if average == "micro":
-        counts = Counts(*(x.sum(0, keepdim=True) for x in counts))
-    value = metric(ConfusionMatrix(*counts.counts.unbind(-1)), zero_division)  # (C, T) or (C,)
-    value = value.mean(-1) if value.dim() == 2 else value
-    weights, positives = counts.totals.unbind(-1)
-    counted = weights > 0
-    loss = 1 - value if maximize else value
-    empty = 1 - zero_division if maximize else zero_division
-    if average == "none":
-        entropy = counts.cross_entropy / torch.where(counted, weights, 1.0)
-        return torch.where(counted, loss, empty) + bce_weight * entropy
-    loss = torch.where(counted, loss, 0.0)
-    shares = positives if average == "weighted" else counted.to(loss.dtype)
-    total = shares.sum()
-    mean = (shares * loss).sum() / torch.where(total == 0, 1.0, total)
-    # "weighted" without any positive is a ratio with denominator 0.
-    mean = torch.where((total == 0) & counted.any(), empty, mean)
-    weight = weights.sum()
-    return mean + bce_weight * counts.cross_entropy.sum() / torch.where(weight == 0, 1.0, weight)
 
 
 def _ascending(threshold: Threshold) -> Threshold:

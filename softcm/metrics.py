@@ -136,7 +136,7 @@ def specificity(cm: Any, zero_division: float = 0.0) -> Tensor:
 
 
 def fbeta(cm: Any, beta: float = 2.0, zero_division: float = 0.0) -> Tensor:
-    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP): recall counts beta times as much as precision."""
+    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP): recall weighs beta times as much."""
     return fbeta_metric(beta)(cm, zero_division)
 
 
@@ -150,9 +150,7 @@ def jaccard(cm: Any, zero_division: float = 0.0) -> Tensor:
     return JACCARD(cm, zero_division)
 
 
-def tversky(
-    cm: Any, alpha: float = 0.5, beta: float = 0.5, zero_division: float = 0.0
-) -> Tensor:
+def tversky(cm: Any, alpha: float = 0.5, beta: float = 0.5, zero_division: float = 0.0) -> Tensor:
     """TP / (TP + alpha FP + beta FN); alpha = beta = 0.5 is F1, alpha = beta = 1 is Jaccard."""
     return tversky_metric(alpha, beta)(cm, zero_division)
 

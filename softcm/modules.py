@@ -40,7 +40,7 @@ class _Loss(torch.nn.Module):
         super().__init__()
         self._set("threshold", threshold)
         self._set("pos_weight", pos_weight)
-        self.options = {
+        self.options: dict[str, Any] = {
             "heaviside": heaviside,
             "membership": membership,
             "ignore_index": ignore_index,

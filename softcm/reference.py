@@ -4,6 +4,7 @@ It is the fallback where no kernel serves, and in float64 the oracle of the test
 are autograd's own.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -112,11 +113,43 @@ def soft_counts(
     return Counts(torch.stack(counts, dim=1), totals, entropy)
 
 
+def loss(
+    counts: Counts,
+    metric: Callable[..., Tensor],
+    maximize: bool,
+    average: str,
+    zero_division: float,
+    bce_weight: float,
+) -> Tensor:
+    """From counts to the loss, for any metric; the compiled ``fractional_loss`` does the same."""
+    if average == "micro":
+        counts = Counts(*(x.sum(0, keepdim=True) for x in counts))
+    value = metric(counts.counts.unbind(-1), zero_division)  # (C, T) or (C,)
+    value = value.mean(-1) if value.dim() == 2 else value
+    weights, positives = counts.totals.unbind(-1)
+    counted = weights > 0
+    losses = 1 - value if maximize else value
+    empty = 1 - zero_division if maximize else zero_division
+    if average == "none":
+        entropy = counts.cross_entropy / torch.where(counted, weights, 1.0)
+        return torch.where(counted, losses, empty) + bce_weight * entropy
+    losses = torch.where(counted, losses, 0.0)
+    shares = positives if average == "weighted" else counted.to(losses.dtype)
+    total = shares.sum()
+    mean = (shares * losses).sum() / torch.where(total == 0, 1.0, total)
+    # "weighted" without any positive is a ratio with denominator 0.
+    mean = torch.where((total == 0) & counted.any(), empty, mean)
+    weight = weights.sum()
+    return mean + bce_weight * counts.cross_entropy.sum() / torch.where(weight == 0, 1.0, weight)
+
+
 def _labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
     """Labels (S, C) and which of them count; class indices become one class against the rest."""
     if not class_indices(input, target):
         y = by_class(target)
-        return y, torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+        return y, torch.ones_like(
+            y, dtype=torch.bool
+        ) if ignore_index is None else y != ignore_index
     index, classes = target.reshape(-1, 1), input.shape[1]
     counted = torch.ones_like(index, dtype=torch.bool)
     if ignore_index is not None:

@@ -38,8 +38,9 @@ class Chunks {
 
   Chunk operator[](int64_t index) const {
     const int64_t part = index / tiles_, tile = index % tiles_;
-    return {index, part, part * size_, std::min(samples_, (part + 1) * size_), tile * kTile,
-            std::min(classes_, (tile + 1) * kTile)};
+    return {index,        part,
+            part * size_, std::min(samples_, (part + 1) * size_),
+            tile * kTile, std::min(classes_, (tile + 1) * kTile)};
   }
 
   template <class F>

@@ -19,9 +19,9 @@ struct LossRule {
 };
 
 struct LossAndPartials {
-  std::vector<double> loss;                // one, or one a class for average = "none"
-  std::vector<Counts> counts;              // dL/dcounts (C, T)
-  std::vector<double> cross_entropy;       // dL/dcross_entropy (C)
+  std::vector<double> loss;           // one, or one a class for average = "none"
+  std::vector<Counts> counts;         // dL/dcounts (C, T)
+  std::vector<double> cross_entropy;  // dL/dcross_entropy (C)
 };
 
 LinearFractional to_metric(const Tensor& tensor) {
@@ -140,8 +140,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
 
   const ScalarType dtype = problem.float64() ? ScalarType::Double : ScalarType::Float;
   const bool scalar = average != "none";
-  Tensor loss = empty(scalar ? std::vector<int64_t>{} : std::vector<int64_t>{problem.classes},
-                      dtype, input);
+  Tensor loss =
+      empty(scalar ? std::vector<int64_t>{} : std::vector<int64_t>{problem.classes}, dtype, input);
   for (size_t i = 0; i < result.loss.size(); ++i) {
     if (problem.float64()) {
       loss.mutable_data_ptr<double>()[i] = result.loss[i];
@@ -164,6 +164,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(softcm, CPU, m) { m.impl("fractional_loss", TORCH_BOX(&fractional_loss)); }
+STABLE_TORCH_LIBRARY_IMPL(softcm, CPU, m) {
+  m.impl("fractional_loss", TORCH_BOX(&fractional_loss));
+}
 
 }  // namespace softcm

@@ -20,10 +20,9 @@ void copy_run(const From* from, int64_t stride, int64_t count, T* to) {
 template <class T, class From>
 void load_from(const From* data, const Problem& problem, const Operand& x, int64_t c, int64_t begin,
                int64_t count, T* to) {
-  for_runs(problem, x.stride, c, begin, count,
-           [&](int64_t offset, int64_t done, int64_t length) {
-             copy_run(data + offset, x.stride.l, length, to + done);
-           });
+  for_runs(problem, x.stride, c, begin, count, [&](int64_t offset, int64_t done, int64_t length) {
+    copy_run(data + offset, x.stride.l, length, to + done);
+  });
 }
 
 template <class T>
@@ -104,7 +103,7 @@ void stage_labels(const Problem& problem, int64_t c, int64_t begin, int64_t coun
 template <class T>
 SOFTCM_CLONES void resolve(Staged<T>& b, int64_t count, bool from_logits, T pos_weight,
                            Totals* totals) {
-  alignas(64) T weights[kLanes] = {}, positives[kLanes] = {};
+  alignas(64) T weights[kLanes] = {};
   for (int64_t i = 0; i < count; i += kLanes) {
 #pragma omp simd
     for (int64_t l = 0; l < kLanes; ++l) {
@@ -119,7 +118,6 @@ SOFTCM_CLONES void resolve(Staged<T>& b, int64_t count, bool from_logits, T pos_
       b.w0_[i + l] = w - w1;
       b.w1_[i + l] = w1 * pos_weight;
       weights[l] = weights[l] + w;
-      positives[l] = positives[l] + w1 * pos_weight;
     }
   }
   if (from_logits) {
@@ -134,10 +132,7 @@ SOFTCM_CLONES void resolve(Staged<T>& b, int64_t count, bool from_logits, T pos_
     }
   }
   if (totals) {
-    for (int64_t l = 0; l < kLanes; ++l) {
-      totals->weight += static_cast<double>(weights[l]);
-      totals->positives += static_cast<double>(positives[l]);
-    }
+    for (int64_t l = 0; l < kLanes; ++l) totals->weight += static_cast<double>(weights[l]);
   }
 }
 

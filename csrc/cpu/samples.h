@@ -15,8 +15,18 @@
 namespace softcm {
 
 // Fixed, whatever the instruction set and the number of threads: so are the results' bits.
-constexpr int64_t kLanes = 16;   // float32 sums side by side: one AVX-512 register
-constexpr int64_t kBlock = 512;  // samples a block: a lane adds 32 of them before float64 takes over
+constexpr int64_t kLanes = 16;  // float32 sums side by side: one AVX-512 register
+constexpr int64_t kBlock =
+    512;  // samples a block: a lane adds 32 of them before float64 takes over
+
+// The bits of a number, which have the order of the numbers from 0 upwards. Those of a negative
+// number, of -0 and of NaN are larger than those of 1.
+SOFTCM_HD uint32_t ordered_bits(float x) { return static_cast<uint32_t>(float_bits(x)); }
+SOFTCM_HD uint64_t ordered_bits(double x) {
+  uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
 
 template <class T>
 struct Plain {
@@ -27,6 +37,10 @@ struct Plain {
   SOFTCM_HD T q(int64_t i) const { return T(1) - input[i]; }
   SOFTCM_HD T w1(int64_t i) const { return label[i]; }
   SOFTCM_HD T w0(int64_t i) const { return T(1) - label[i]; }
+  SOFTCM_HD auto unchecked_bits(int64_t i) const {
+    const auto p = ordered_bits(input[i]), y = ordered_bits(label[i]);
+    return p > y ? p : y;
+  }
 };
 
 template <class T>
@@ -42,6 +56,7 @@ struct Staged {
   SOFTCM_HD T q(int64_t i) const { return q_[i]; }
   SOFTCM_HD T w1(int64_t i) const { return w1_[i]; }
   SOFTCM_HD T w0(int64_t i) const { return w0_[i]; }
+  SOFTCM_HD auto unchecked_bits(int64_t) const { return decltype(ordered_bits(T()))(0); }
 };
 
 // The smallest and largest values met, for the messages; NaN is told apart.
@@ -96,8 +111,8 @@ inline Plain<T> plain(const Problem& problem, int64_t c, int64_t begin) {
   return {at(problem.input), at(problem.target)};
 }
 
-// Fills a block with samples begin ... begin + count - 1 of class c, and with samples of weight 0 up
-// to a multiple of kLanes, which is returned. Adds to totals (not the cross-entropy) if given.
+// Fills a block with samples begin ... begin + count - 1 of class c, and with samples of weight 0
+// up to a multiple of kLanes, which is returned. Adds to totals (not the cross-entropy) if given.
 template <class T>
 int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
               Totals* totals);

@@ -17,72 +17,60 @@ namespace {
 
 template <class T>
 SOFTCM_HD double sum_lanes(const T* lanes) {
-  T sum[kLanes];
-  for (int64_t l = 0; l < kLanes; ++l) sum[l] = lanes[l];
-  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-    for (int64_t l = 0; l < width; ++l) sum[l] += sum[l + width];
-  }
-  return static_cast<double>(sum[0]);
+  T eight[8], four[4];
+  for (int l = 0; l < 8; ++l) eight[l] = lanes[l] + lanes[l + 8];
+  for (int l = 0; l < 4; ++l) four[l] = eight[l] + eight[l + 4];
+  return static_cast<double>((four[0] + four[2]) + (four[1] + four[3]));
 }
 
-// The sums of membership.h over count samples, a multiple of kLanes.
+// Adds to the sums of membership.h those of count samples, a multiple of kLanes. False, and nothing
+// added, where a value that nobody has checked may be out of [0, 1].
+//
+// The form of the loop matters: with the sums in locals and a plain if, the compiler makes masked
+// additions of the branches. Conditional expressions on the arrays cost three times as much.
 template <class T, class H, class Samples>
-SOFTCM_CLONES void add_sums(const H& heaviside, const Samples& s, int64_t count, Sums& sums) {
+SOFTCM_CLONES bool add_sums(const H& heaviside, const Samples& s, int64_t count, Sums& sums) {
   const H h = heaviside;
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-    alignas(64) T other1[kLanes] = {}, other0[kLanes] = {};
-    alignas(64) T above1[kLanes] = {}, above0[kLanes] = {};
-    alignas(64) T below1[kLanes] = {}, below0[kLanes] = {};
-    for (int64_t i = begin; i < end; i += kLanes) {
+  alignas(64) T lanes[8][kLanes] = {};
+  alignas(64) decltype(s.unchecked_bits(0)) largest[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
 #pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) {
-        const T p = s.p(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
-        const T o = h.other(p, s.q(i + l));
-        const T u = T(1) - (o + o);
-        const T u1 = w1 * u, u0 = w0 * u;
-        const bool below = p < h.tau;
-        const T up1 = below ? T(0) : u1, up0 = below ? T(0) : u0;
-        other1[l] = other1[l] + w1 * o;
-        other0[l] = other0[l] + w0 * o;
-        above1[l] = above1[l] + up1;
-        above0[l] = above0[l] + up0;
-        below1[l] = below1[l] + (u1 - up1);
-        below0[l] = below0[l] + (u0 - up0);
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const T p = s.p(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
+      const T o = h.other(p, s.q(i + l));
+      const T o1 = w1 * o, o0 = w0 * o;
+      T other1_below = lanes[0][l], other1_above = lanes[1][l];
+      T other0_below = lanes[2][l], other0_above = lanes[3][l];
+      T weight1_below = lanes[4][l], weight1_above = lanes[5][l];
+      T weight0_below = lanes[6][l], weight0_above = lanes[7][l];
+      if (p < h.tau) {
+        other1_below += o1;
+        other0_below += o0;
+        weight1_below += w1;
+        weight0_below += w0;
+      } else {
+        other1_above += o1;
+        other0_above += o0;
+        weight1_above += w1;
+        weight0_above += w0;
       }
+      lanes[0][l] = other1_below;
+      lanes[1][l] = other1_above;
+      lanes[2][l] = other0_below;
+      lanes[3][l] = other0_above;
+      lanes[4][l] = weight1_below;
+      lanes[5][l] = weight1_above;
+      lanes[6][l] = weight0_below;
+      lanes[7][l] = weight0_above;
+      const auto bits = s.unchecked_bits(i + l), before = largest[l];
+      largest[l] = bits > before ? bits : before;
     }
-    sums.other1 += sum_lanes(other1);
-    sums.other0 += sum_lanes(other0);
-    sums.above1 += sum_lanes(above1);
-    sums.above0 += sum_lanes(above0);
-    sums.below1 += sum_lanes(below1);
-    sums.below0 += sum_lanes(below0);
   }
-}
-
-// The totals of samples that need no staging; false if a value may be out of its range.
-template <class T>
-SOFTCM_CLONES bool add_plain_totals(const Plain<T>& s, int64_t count, Totals& totals) {
-  alignas(64) T worst[kLanes] = {};  // the least of p, 1 - p, y and 1 - y, if it is negative
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-    alignas(64) T positives[kLanes] = {};
-    for (int64_t i = begin; i < end; i += kLanes) {
-#pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) {
-        const T p = s.p(i + l), q = s.q(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
-        const T side = p < q ? p : q, label_side = w1 < w0 ? w1 : w0;
-        const T least = side < label_side ? side : label_side;
-        worst[l] = least < worst[l] ? least : worst[l];
-        positives[l] = positives[l] + w1;
-      }
-    }
-    totals.positives += sum_lanes(positives);
-  }
-  totals.weight += static_cast<double>(count);
-  bool good = totals.positives == totals.positives;
-  for (int64_t l = 0; l < kLanes; ++l) good = good && worst[l] >= T(0);
-  return good;
+  for (int64_t l = 1; l < kLanes; ++l) largest[0] = std::max(largest[0], largest[l]);
+  if (largest[0] > ordered_bits(T(1))) return false;
+  sums += {sum_lanes(lanes[0]), sum_lanes(lanes[1]), sum_lanes(lanes[2]), sum_lanes(lanes[3]),
+           sum_lanes(lanes[4]), sum_lanes(lanes[5]), sum_lanes(lanes[6]), sum_lanes(lanes[7])};
+  return true;
 }
 
 template <class T>
@@ -143,8 +131,8 @@ SOFTCM_CLONES double threshold_gradient(const H& heaviside, const Slopes<T>& slo
       const bool below = p < h.tau;
       const T positive = below ? k.positive_below : k.positive_above;
       const T negative = below ? k.negative_below : k.negative_above;
-      const T value = h.slope_threshold(p, s.q(i + l)) *
-                      (s.w1(i + l) * positive + s.w0(i + l) * negative);
+      const T value =
+          h.slope_threshold(p, s.q(i + l)) * (s.w1(i + l) * positive + s.w0(i + l) * negative);
       sum[l] = sum[l] + value;
     }
   }
@@ -180,15 +168,15 @@ void sum_chunk(const Problem& problem, const std::vector<H>& heavisides, const C
       Totals& total = totals[c - chunk.first_class];
       if (plain_block && count % kLanes == 0) {
         const Plain<T> block = plain<T>(problem, c, begin);
-        Totals of_block;
-        if (add_plain_totals(block, count, of_block)) {
-          total += of_block;
-          for (int64_t t = 0; t < thresholds; ++t) {
-            add_sums<T>(heavisides[t], block, count, of_class[t]);
-          }
+        bool good = true;
+        for (int64_t t = 0; good && t < thresholds; ++t) {
+          good = add_sums<T>(heavisides[t], block, count, of_class[t]);
+        }
+        if (good) {
+          total.weight += static_cast<double>(count);
           continue;
         }
-      }
+      }  // a value out of range: staging looks at it more closely
       const int64_t padded = stage(problem, c, begin, count, staged, &total);
       for (int64_t t = 0; t < thresholds; ++t) {
         add_sums<T>(heavisides[t], staged, padded, of_class[t]);
@@ -317,14 +305,15 @@ BatchSums sum_samples_as(const Problem& problem, bool with_cross_entropy) {
   for (int64_t c = 0; c < classes; ++c) {
     for (int64_t part = 1; part < chunks.parts(); ++part) totals[c] += totals[part * classes + c];
     check(problem, totals[c]);
-    result.totals.push_back(totals[c]);
     for (int64_t t = 0; t < thresholds; ++t) {
       Sums total;
       for (int64_t part = 0; part < chunks.parts(); ++part) {
         total += sums[(part * classes + c) * thresholds + t];
       }
+      totals[c].positives = total.weight1_below + total.weight1_above;
       result.counts.push_back(counts(total, problem.gated));
     }
+    result.totals.push_back(totals[c]);
   }
   return result;
 }
