@@ -99,41 +99,49 @@ void stage_labels(const Problem& problem, int64_t c, int64_t begin, int64_t coun
   if (totals) totals->target += counted_range(index, counted, count);
 }
 
-// From x in p_ (and z_), labels in w1_ and weights in w0_ to the block's final form.
+// p and 1 - p, from the probabilities in p_ or the logits in z_; 1/2 where a sample is not counted.
 template <class T>
-SOFTCM_CLONES void resolve(Staged<T>& b, int64_t count, bool from_logits, T pos_weight,
-                           Totals* totals) {
-  alignas(64) T weights[kLanes] = {};
+SOFTCM_CLONES void resolve_probabilities(Staged<T>& b, int64_t count, bool from_logits) {
+  if (!from_logits) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      const T p = b.counted_[i] != T(0) ? b.p_[i] : T(0.5);
+      b.p_[i] = p;
+      b.q_[i] = T(1) - p;
+    }
+    return;
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const T z = b.counted_[i] != T(0) ? b.z_[i] : T(0);
+    const T e = exp_nonpositive(z < T(0) ? z : -z);
+    const T large = T(1) / (T(1) + e), small = e * large;
+    b.z_[i] = z;
+    b.p_[i] = z < T(0) ? small : large;
+    b.q_[i] = z < T(0) ? large : small;
+  }
+}
+
+// The weights of both rows, from labels in w1_ and sample weights in w0_; returns the sum of the
+// sample weights.
+template <class T>
+SOFTCM_CLONES double resolve_weights(Staged<T>& b, int64_t count, T pos_weight) {
+  alignas(64) T sum[kLanes] = {};
   for (int64_t i = 0; i < count; i += kLanes) {
 #pragma omp simd
     for (int64_t l = 0; l < kLanes; ++l) {
-      const T x = b.p_[i + l];
       const bool counts = b.counted_[i + l] != T(0);
-      const T p = counts ? x : T(0.5);
       const T y = counts ? b.w1_[i + l] : T(0);
       const T w = counts ? b.w0_[i + l] : T(0);
       const T w1 = w * y;
-      b.p_[i + l] = p;
-      b.q_[i + l] = T(1) - p;
       b.w0_[i + l] = w - w1;
       b.w1_[i + l] = w1 * pos_weight;
-      weights[l] = weights[l] + w;
+      sum[l] = sum[l] + w;
     }
   }
-  if (from_logits) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      const T z = b.counted_[i] != T(0) ? b.z_[i] : T(0);
-      const T e = exp_nonpositive(z < T(0) ? z : -z);
-      const T large = T(1) / (T(1) + e), small = e / (T(1) + e);
-      b.z_[i] = z;
-      b.p_[i] = z < T(0) ? small : large;
-      b.q_[i] = z < T(0) ? large : small;
-    }
-  }
-  if (totals) {
-    for (int64_t l = 0; l < kLanes; ++l) totals->weight += static_cast<double>(weights[l]);
-  }
+  double total = 0;
+  for (int64_t l = 0; l < kLanes; ++l) total += static_cast<double>(sum[l]);
+  return total;
 }
 
 }  // namespace
@@ -157,7 +165,9 @@ int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, S
   const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
   std::fill(to.counted_ + count, to.counted_ + padded, T(0));
   const T pos_weight = problem.pos_weight.empty() ? T(1) : static_cast<T>(problem.pos_weight[c]);
-  resolve(to, padded, problem.from_logits, pos_weight, totals);
+  resolve_probabilities(to, padded, problem.from_logits);
+  const double weight = resolve_weights(to, padded, pos_weight);
+  if (totals) totals->weight += weight;
   return padded;
 }
 
