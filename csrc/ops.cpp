@@ -10,6 +10,8 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <limits>
+
 #include "problem.h"
 
 namespace softcm {
@@ -181,7 +183,8 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
     STD_TORCH_CHECK(static_cast<int64_t>(problem.pos_weight.size()) == classes,
                     "softcm: pos_weight must have shape (C,)");
     for (const double w : problem.pos_weight) {
-      STD_TORCH_CHECK(w >= 0, "softcm: pos_weight must be >= 0, got ", w);
+      STD_TORCH_CHECK(w >= 0 && w <= std::numeric_limits<double>::max(),
+                      "softcm: pos_weight must be finite and >= 0, got ", w);
     }
   }
   merge_samples(problem);

@@ -284,8 +284,9 @@ def check_unit_interval(name: str, x: Tensor, hint: str = "", nan_allowed: bool 
     raise_unless(good, lambda: f"{name} must lie in [0, 1], got values in {_range(x)}{hint}")
 
 
-def check_nonnegative(name: str, x: Tensor) -> None:
-    raise_unless(x >= 0, lambda: f"{name} must be >= 0, got values in {_range(x)}")
+def check_weight(name: str, x: Tensor) -> None:
+    good = (x >= 0) & (x < math.inf)
+    raise_unless(good, lambda: f"{name} must be finite and >= 0, got values in {_range(x)}")
 
 
 def raise_unless(good: Tensor, message: Callable[[], str]) -> None:

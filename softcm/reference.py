@@ -15,9 +15,9 @@ from .inputs import (
     LOGITS_HINT,
     accumulation_dtype,
     by_class,
-    check_nonnegative,
     check_threshold,
     check_unit_interval,
+    check_weight,
     class_index_message,
     class_indices,
     raise_unless,
@@ -81,7 +81,7 @@ def soft_counts(
     check_threshold(threshold)
     dtype = accumulation_dtype(input.dtype)
     x = by_class(input.to(dtype))  # (S, C)
-    y, counted = _labels(input, target, ignore_index)  # (S, C)
+    y, counted = labels(input, target, ignore_index)  # (S, C)
     if not from_logits:
         check_unit_interval("input", torch.where(counted, x, 0.5), LOGITS_HINT)
     check_unit_interval("target", torch.where(counted, y, 0.0), nan_allowed=False)
@@ -91,12 +91,12 @@ def soft_counts(
     w = counted.to(dtype)
     if weight is not None:
         given = weight.reshape(-1, 1) if class_indices(input, target) else by_class(weight)
-        check_nonnegative("weight", given)
         w = torch.where(counted, given.to(dtype), 0.0)
+        check_weight("weight", w)
     w1 = w * torch.where(counted, y, 0.0).to(dtype)  # weight of the row of a positive
     w0 = w - w1  # and of that of a negative
     if pos_weight is not None:
-        check_nonnegative("pos_weight", pos_weight)
+        check_weight("pos_weight", pos_weight)
         w1 = w1 * pos_weight.to(dtype)
 
     p = torch.sigmoid(x) if from_logits else x
@@ -143,21 +143,21 @@ def loss(
     return mean + bce_weight * counts.cross_entropy.sum() / torch.where(weight == 0, 1.0, weight)
 
 
-def _labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+def labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
     """Labels (S, C) and which of them count; class indices become one class against the rest."""
-    if not class_indices(input, target):
-        y = by_class(target)
-        return y, torch.ones_like(
-            y, dtype=torch.bool
-        ) if ignore_index is None else y != ignore_index
-    index, classes = target.reshape(-1, 1), input.shape[1]
-    counted = torch.ones_like(index, dtype=torch.bool)
+    indices = class_indices(input, target)
+    y = target.reshape(-1, 1) if indices else by_class(target)
+    counted = torch.ones_like(y, dtype=torch.bool)
     if ignore_index is not None:
-        counted = index != ignore_index
-    known = ~counted | ((index >= 0) & (index < classes))
-    raise_unless(known, lambda: class_index_message(index[~known][0].item(), classes))
-    y = index == torch.arange(classes, device=index.device)
-    return y, counted.expand_as(y)
+        # Compared as int64: a uint8 tensor would wrap the number that it is compared with.
+        counted = (y if y.is_floating_point() else y.long()) != ignore_index
+    if not indices:
+        return y, counted
+    classes = input.shape[1]
+    known = ~counted | ((y >= 0) & (y < classes))
+    raise_unless(known, lambda: class_index_message(y[~known][0].item(), classes))
+    one_hot = y == torch.arange(classes, device=y.device)
+    return one_hot, counted.expand_as(one_hot)
 
 
 def _cross_entropy(x: Tensor, w1: Tensor, w0: Tensor, from_logits: bool) -> Tensor:

@@ -62,7 +62,8 @@ def tune_threshold(
     Scores are probabilities in float32 (float64 for float64 input), those of logits to the last
     bit as :func:`softcm.confusion_matrix` has them with its default backend (another one may round
     a sigmoid otherwise). Given the same arguments and the threshold found, it gives the counts
-    whose metric is ``score``.
+    whose metric is exactly ``score`` (for C > 1, as far as its sums of the weights of one class and
+    of several round alike).
 
     Args:
         input, target, weight, pos_weight, ignore_index, from_logits: as of :func:`softcm.f1_loss`.
@@ -201,7 +202,7 @@ class _Class(NamedTuple):
 def _one_against_rest(batch: Batch, rule: Rule) -> Iterator[_Class]:
     """The classes of a batch, whose values have been checked, and are now searched for NaN."""
     dtype = inputs.accumulation_dtype(batch.input.dtype)
-    labels, counted = reference._labels(batch.input, batch.target, rule.ignore_index)  # (S, C)
+    labels, counted = reference.labels(batch.input, batch.target, rule.ignore_index)  # (S, C)
     scores = _scores(batch, rule, counted)  # (S, C)
     weights = torch.ones((), dtype=dtype, device=scores.device)
     if batch.weight is not None:
@@ -267,8 +268,8 @@ def _sweep(of_class: _Class) -> tuple[Tensor, ConfusionMatrix]:
     candidates = torch.cat((torch.nextafter(p[:1], one), p[last])).double()
     none = candidates.new_zeros(1)
     tp, fp = (torch.cat((none, w[order].double().cumsum(0)[last])) for w in (w1, w0))
-    # A parallel cumulative sum may exceed its last entry by a rounding error.
-    fn, tn = ((x[-1] - x).clamp(min=0) for x in (tp, fp))
+    # Not the last entry: by rounding, a parallel cumulative sum may fall, but no count is negative.
+    fn, tn = (x.max() - x for x in (tp, fp))
     reachable = (candidates > 0) & (candidates < 1)
     cm = ConfusionMatrix(*(x[reachable].unsqueeze(0) for x in (tp, fn, fp, tn)))
     return candidates[reachable], cm

@@ -283,8 +283,8 @@ void check(const Problem& problem, const Totals& totals) {
     STD_TORCH_CHECK(good(totals.target, 1), "softcm: target must lie in [0, 1], got ",
                     text(totals.target));
   }
-  STD_TORCH_CHECK(good(totals.sample_weight, std::numeric_limits<double>::infinity()),
-                  "softcm: weight must be >= 0, got ", text(totals.sample_weight));
+  STD_TORCH_CHECK(good(totals.sample_weight, std::numeric_limits<double>::max()),
+                  "softcm: weight must be finite and >= 0, got ", text(totals.sample_weight));
 }
 
 template <class T>
