@@ -51,9 +51,10 @@ def soft_confusion_matrix(
     """
     check_heaviside(heaviside)
     check_membership(membership)
-    rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, bool(from_logits))
+    inputs.check_bool("from_logits", from_logits)
+    rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
     batch = inputs.canonical(
-        input, target, threshold, weight, pos_weight, ignore_index, rule.from_logits
+        input, target, threshold, weight, pos_weight, ignore_index, from_logits
     )
     counts = count(batch, rule, backend).counts.to(inputs.accumulation_dtype(input.dtype))
     return _confusion_matrix(counts, batch, threshold)
@@ -86,7 +87,8 @@ def confusion_matrix(
     """
     check_heaviside(heaviside)
     check_membership(membership)
-    rule = Rule(ignore_index, Step.kind, Step.parameter, membership, bool(from_logits))
+    inputs.check_bool("from_logits", from_logits)
+    rule = Rule(ignore_index, Step.kind, Step.parameter, membership, from_logits)
     batch = inputs.canonical(
         input.detach() if isinstance(input, Tensor) else input,
         target,
@@ -94,7 +96,7 @@ def confusion_matrix(
         weight,
         pos_weight,
         ignore_index,
-        rule.from_logits,
+        from_logits,
     )
     return _confusion_matrix(count(batch, rule, backend).counts, batch, threshold)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from . import inputs, reference
@@ -98,6 +99,13 @@ def heaviside(
         inputs.check_float_tensor("threshold", threshold)
         inputs.check_same_device("threshold", threshold, input)
         tau = threshold
+        try:
+            torch.broadcast_shapes(input.shape, tau.shape)
+        except RuntimeError:
+            raise ValueError(
+                f"threshold must be broadcastable against input, {tuple(input.shape)}, "
+                f"got shape {tuple(tau.shape)}"
+            ) from None
     else:
         value = inputs.check_number("threshold", threshold)
         tau = inputs.constant((value,), input.device).reshape(())

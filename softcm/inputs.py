@@ -11,6 +11,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def canonical(
                 f"indices of shape {tuple(expected)}, got {target.dtype} of shape {_shape(target)}"
             )
         if from_logits:
-            input = one_vs_rest_logits(input)
+            input = one_vs_rest_logits(_without_ignored(input, target, ignore_index))
     elif target.shape != input.shape:
         if classes != 1 or target.shape != _other_form(input):
             raise ValueError(
@@ -93,6 +94,13 @@ def class_indices(input: Tensor, target: Tensor) -> bool:
 def by_class(x: Tensor) -> Tensor:
     """(N,) -> (N, 1); (N, C, *) -> (S, C) with the S = N * prod(*) samples of each class."""
     return x.unsqueeze(1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def _without_ignored(input: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
+    """Logits in which those of ignored samples are 0: a NaN there would reach the gradient."""
+    if ignore_index is None:
+        return input
+    return input.masked_fill((target.long() == ignore_index).unsqueeze(1), 0.0)
 
 
 def _other_form(input: Tensor) -> tuple[int, ...]:
@@ -281,12 +289,12 @@ def check_unit_interval(name: str, x: Tensor, hint: str = "", nan_allowed: bool 
     if x.dtype == torch.bool:
         return
     good = ~((x < 0) | (x > 1)) if nan_allowed else (x >= 0) & (x <= 1)
-    raise_unless(good, lambda: f"{name} must lie in [0, 1], got values in {_range(x)}{hint}")
+    raise_unless(good, lambda: f"{name} must lie in [0, 1], got {_range(x)}{hint}")
 
 
 def check_weight(name: str, x: Tensor) -> None:
     good = (x >= 0) & (x < math.inf)
-    raise_unless(good, lambda: f"{name} must be finite and >= 0, got values in {_range(x)}")
+    raise_unless(good, lambda: f"{name} must be finite and >= 0, got {_range(x)}")
 
 
 def raise_unless(good: Tensor, message: Callable[[], str]) -> None:
@@ -306,10 +314,17 @@ def describe(value: Any) -> str:
 
 
 def _range(x: Tensor) -> str:
-    if x.isnan().any():
-        return "a range with NaN"
-    low, high = x.min().item(), x.max().item()
-    return f"[{low:g}, {high:g}]"
+    numbers = x[~x.isnan()]
+    if numbers.numel() == 0:
+        return "NaN"
+    more = " and NaN" if numbers.numel() < x.numel() else ""
+    return f"values in [{_shortest(numbers.min())}, {_shortest(numbers.max())}]{more}"
+
+
+def _shortest(x: Tensor) -> str:
+    """The shortest text that tells a number from its neighbours in its own dtype."""
+    is_float32 = accumulation_dtype(x.dtype) == torch.float32 and x.is_floating_point()
+    return str(np.float32(x.item()) if is_float32 else x.item())
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:

@@ -104,6 +104,7 @@ def f1_loss(
     """
     return _loss(
         metrics.F1,
+        True,
         input,
         target,
         threshold=threshold,
@@ -138,37 +139,37 @@ def fbeta_loss(
     input: Tensor, target: Tensor, *, beta: float = 2.0, **options: "Unpack[LossOptions]"
 ) -> Tensor:
     """1 - F-beta: 1 - (1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP), with ``beta`` >= 0."""
-    return _loss(metrics.fbeta_metric(beta), input, target, **options)
+    return _loss(metrics.fbeta_metric(beta), True, input, target, **options)
 
 
 @_with_loss_options
 def accuracy_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - accuracy: 1 - (TP + TN) / (TP + FN + FP + TN), eq. (2)."""
-    return _loss(metrics.ACCURACY, input, target, **options)
+    return _loss(metrics.ACCURACY, True, input, target, **options)
 
 
 @_with_loss_options
 def precision_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - precision: 1 - TP / (TP + FP)."""
-    return _loss(metrics.PRECISION, input, target, **options)
+    return _loss(metrics.PRECISION, True, input, target, **options)
 
 
 @_with_loss_options
 def recall_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - recall: 1 - TP / (TP + FN)."""
-    return _loss(metrics.RECALL, input, target, **options)
+    return _loss(metrics.RECALL, True, input, target, **options)
 
 
 @_with_loss_options
 def specificity_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - specificity: 1 - TN / (TN + FP)."""
-    return _loss(metrics.SPECIFICITY, input, target, **options)
+    return _loss(metrics.SPECIFICITY, True, input, target, **options)
 
 
 @_with_loss_options
 def jaccard_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - Jaccard index: 1 - TP / (TP + FN + FP)."""
-    return _loss(metrics.JACCARD, input, target, **options)
+    return _loss(metrics.JACCARD, True, input, target, **options)
 
 
 @_with_loss_options
@@ -181,7 +182,7 @@ def tversky_loss(
     **options: "Unpack[LossOptions]",
 ) -> Tensor:
     """1 - Tversky index: 1 - TP / (TP + alpha FP + beta FN), with ``alpha``, ``beta`` >= 0."""
-    return _loss(metrics.tversky_metric(alpha, beta), input, target, **options)
+    return _loss(metrics.tversky_metric(alpha, beta), True, input, target, **options)
 
 
 @_with_loss_options
@@ -194,7 +195,7 @@ def cost_loss(
     that order. Smaller is better: the loss is the cost itself. So the entry of a class without a
     counted sample is ``zero_division``.
     """
-    return _loss(metrics.cost_metric(costs), input, target, maximize=False, **options)
+    return _loss(metrics.cost_metric(costs), False, input, target, **options)
 
 
 @_with_loss_options
@@ -202,31 +203,31 @@ def balanced_accuracy_loss(
     input: Tensor, target: Tensor, **options: "Unpack[LossOptions]"
 ) -> Tensor:
     """1 - balanced accuracy: 1 - (recall + specificity) / 2."""
-    return _loss(metrics.balanced_accuracy, input, target, **options)
+    return _loss(metrics.balanced_accuracy, True, input, target, **options)
 
 
 @_with_loss_options
 def gmean_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - G-mean: 1 - sqrt(recall * specificity); gradient 0 where the G-mean is 0."""
-    return _loss(metrics.gmean, input, target, **options)
+    return _loss(metrics.gmean, True, input, target, **options)
 
 
 @_with_loss_options
 def informedness_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - informedness (Youden's J): 2 - recall - specificity, in [0, 2]."""
-    return _loss(metrics.informedness, input, target, **options)
+    return _loss(metrics.informedness, True, input, target, **options)
 
 
 @_with_loss_options
 def mcc_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - Matthews correlation coefficient, in [0, 2]; see :func:`softcm.metrics.mcc`."""
-    return _loss(metrics.mcc, input, target, **options)
+    return _loss(metrics.mcc, True, input, target, **options)
 
 
 @_with_loss_options
 def kappa_loss(input: Tensor, target: Tensor, **options: "Unpack[LossOptions]") -> Tensor:
     """1 - Cohen's kappa, in [0, 2]; see :func:`softcm.metrics.kappa`."""
-    return _loss(metrics.kappa, input, target, **options)
+    return _loss(metrics.kappa, True, input, target, **options)
 
 
 @_with_loss_options
@@ -242,7 +243,7 @@ def auroc_loss(
     By the trapezoidal rule from (0, 0) to (1, 1): near 0 for a perfect ranking, near 1 for the
     reversed one. See :func:`softcm.metrics.auroc`.
     """
-    return _loss(metrics.auroc, input, target, threshold=_ascending(threshold), **options)
+    return _loss(metrics.auroc, True, input, target, threshold=_ascending(threshold), **options)
 
 
 @_with_loss_options
@@ -254,7 +255,7 @@ def auprc_loss(
     **options: "Unpack[OtherOptions]",
 ) -> Tensor:
     """1 - average precision over the thresholds, in any order; see :func:`softcm.metrics.auprc`."""
-    return _loss(metrics.auprc, input, target, threshold=_ascending(threshold), **options)
+    return _loss(metrics.auprc, True, input, target, threshold=_ascending(threshold), **options)
 
 
 @_with_loss_options
@@ -275,7 +276,7 @@ def confusion_loss(
     ``maximize=False`` the metric itself.
     """
     if isinstance(metric, LinearFractional):
-        return _loss(metric, input, target, maximize=maximize, **options)
+        return _loss(metric, maximize, input, target, **options)
     if not callable(metric):
         raise TypeError(
             "metric must be a softcm.LinearFractional or a callable on a ConfusionMatrix, "
@@ -294,11 +295,12 @@ def confusion_loss(
             )
         return value
 
-    return _loss(without_zero_division, input, target, maximize=maximize, **options)
+    return _loss(without_zero_division, maximize, input, target, **options)
 
 
 def _loss(
     metric: Metric,
+    maximize: bool,
     input: Tensor,
     target: Tensor,
     *,
@@ -313,7 +315,6 @@ def _loss(
     bce_weight: float = 0.0,
     from_logits: bool = False,
     backend: str = "auto",
-    maximize: bool = True,
 ) -> Tensor:
     check_heaviside(heaviside)
     check_membership(membership)

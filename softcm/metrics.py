@@ -7,6 +7,7 @@ Where a formula has an infinite slope at a finite value the gradient is 0. NaN s
 added to a denominator.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,8 @@ def fbeta_metric(beta: float) -> LinearFractional:
     """F-beta = (1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP)."""
     beta = inputs.check_finite("beta", beta, lowest=0.0)
     square = beta * beta
+    if square == math.inf:
+        raise ValueError(f"beta must have a finite square, got {beta}")
     return LinearFractional((1 + square, 0, 0, 0), (1 + square, square, 1, 0))
 
 

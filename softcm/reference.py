@@ -124,10 +124,12 @@ def loss(
     """From counts to the loss, for any metric; the compiled ``fractional_loss`` does the same."""
     if average == "micro":
         counts = Counts(*(x.sum(0, keepdim=True) for x in counts))
-    value = metric(counts.counts.unbind(-1), zero_division)  # (C, T) or (C,)
-    value = value.mean(-1) if value.dim() == 2 else value
     weights, positives = counts.totals.unbind(-1)
     counted = weights > 0
+    # A class without counted samples gets counts at which no metric has a 0 / 0 to differentiate.
+    ordinary = torch.where(counted.reshape(-1, 1, 1), counts.counts, 1.0)
+    value = metric(ordinary.unbind(-1), zero_division)  # (C, T) or (C,)
+    value = value.mean(-1) if value.dim() == 2 else value
     losses = 1 - value if maximize else value
     empty = 1 - zero_division if maximize else zero_division
     if average == "none":

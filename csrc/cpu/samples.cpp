@@ -75,28 +75,24 @@ SOFTCM_CLONES Range counted_range(const T* x, const T* counted, int64_t count) {
   return {static_cast<double>(low), static_cast<double>(high), nan != 0};
 }
 
-// Labels, or class indices turned into labels, into w1_; which of them count into counted_.
-template <class T>
+// Labels, or class indices turned into labels, into w1_; which of them count into counted_. Raw is
+// the type in which they are looked at: one that holds them exactly.
+template <class Raw, class T>
 void stage_labels(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
                   Totals* totals) {
+  alignas(64) Raw target[kBlock], counted[kBlock];
+  load(problem, problem.target, c, begin, count, target);
   const bool ignore = problem.ignore_index.has_value();
-  const double ignored = static_cast<double>(problem.ignore_index.value_or(0));
-  if (!problem.class_indices) {
-    load(problem, problem.target, c, begin, count, to.w1_);
-    for (int64_t i = 0; i < count; ++i) {
-      to.counted_[i] = ignore && to.w1_[i] == static_cast<T>(ignored) ? T(0) : T(1);
-    }
-    if (totals) totals->target += counted_range(to.w1_, to.counted_, count);
-    return;
-  }
-  double index[kBlock], counted[kBlock];  // float64 holds every possible class exactly
-  load(problem, problem.target, c, begin, count, index);
+  const Raw ignored = static_cast<Raw>(problem.ignore_index.value_or(0));
   for (int64_t i = 0; i < count; ++i) {
-    counted[i] = ignore && index[i] == ignored ? 0 : 1;
+    counted[i] = ignore && target[i] == ignored ? Raw(0) : Raw(1);
     to.counted_[i] = static_cast<T>(counted[i]);
-    to.w1_[i] = index[i] == static_cast<double>(c) ? T(1) : T(0);
   }
-  if (totals) totals->target += counted_range(index, counted, count);
+  for (int64_t i = 0; i < count; ++i) {
+    const Raw is_class = target[i] == static_cast<Raw>(c) ? Raw(1) : Raw(0);
+    to.w1_[i] = static_cast<T>(problem.class_indices ? is_class : target[i]);
+  }
+  if (totals) totals->target += counted_range(target, counted, count);
 }
 
 // p and 1 - p, from the probabilities in p_ or the logits in z_; 1/2 where a sample is not counted.
@@ -149,7 +145,11 @@ SOFTCM_CLONES double resolve_weights(Staged<T>& b, int64_t count, T pos_weight) 
 template <class T>
 int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
               Totals* totals) {
-  stage_labels(problem, c, begin, count, to, totals);
+  if (problem.class_indices || problem.target.dtype == ScalarType::Double) {
+    stage_labels<double>(problem, c, begin, count, to, totals);
+  } else {
+    stage_labels<T>(problem, c, begin, count, to, totals);
+  }
   load(problem, problem.input, c, begin, count, problem.from_logits ? to.z_ : to.p_);
   if (problem.weight) {
     load(problem, *problem.weight, c, begin, count, to.w0_);

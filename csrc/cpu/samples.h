@@ -65,7 +65,6 @@ struct Range {
   double high = -std::numeric_limits<double>::infinity();
   bool nan = false;
 
-  bool inside(double lowest, double highest) const { return low >= lowest && high <= highest; }
   Range& operator+=(const Range& other) {
     low = std::min(low, other.low);
     high = std::max(high, other.high);

@@ -6,6 +6,8 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <charconv>
+#include <iterator>
 #include <tuple>
 
 #include "../heaviside.h"
@@ -259,32 +261,40 @@ void with_heavisides(const Problem& problem, const F& f) {
   }
 }
 
-std::string text(const Range& range) {
-  if (range.nan) return "NaN";
-  char buffer[80];
-  std::snprintf(buffer, sizeof buffer, "values in [%g, %g]", range.low, range.high);
-  return buffer;
+// The shortest text that tells a number from its neighbours in its own type.
+std::string text(double number, ScalarType dtype) {
+  char buffer[32];
+  const auto written = dtype == ScalarType::Double
+                           ? std::to_chars(buffer, std::end(buffer), number)
+                           : std::to_chars(buffer, std::end(buffer), static_cast<float>(number));
+  return {buffer, written.ptr};
+}
+
+void check_range(const Range& range, double high, bool nan_allowed, ScalarType dtype,
+                 const std::string& rule, const std::string& hint = "") {
+  const bool empty = range.low > range.high;
+  if ((empty || (range.low >= 0 && range.high <= high)) && (nan_allowed || !range.nan)) return;
+  const std::string values =
+      "values in [" + text(range.low, dtype) + ", " + text(range.high, dtype) + "]";
+  STD_TORCH_CHECK(false, "softcm: ", rule, ", got ", empty ? "" : values,
+                  range.nan && !empty ? " and " : "", range.nan ? "NaN" : "", hint);
 }
 
 void check(const Problem& problem, const Totals& totals) {
-  const Range none;
-  const auto good = [&](const Range& range, double high) {
-    return range.low == none.low ? !range.nan : range.inside(0, high) && !range.nan;
-  };
   // A NaN probability is no error: it reaches the loss.
-  const bool probabilities = totals.input.low == none.low || totals.input.inside(0, 1);
-  STD_TORCH_CHECK(probabilities, "softcm: input must lie in [0, 1], got ", text(totals.input),
-                  "; pass from_logits=True if these are logits");
+  check_range(totals.input, 1, true, problem.input.dtype, "input must lie in [0, 1]",
+              "; pass from_logits=True if these are logits");
   if (problem.class_indices) {
-    const double last = static_cast<double>(problem.classes - 1);
-    STD_TORCH_CHECK(good(totals.target, last), "softcm: target must hold class indices in 0 ... ",
-                    problem.classes - 1, " or ignore_index, got ", text(totals.target));
+    const std::string last = std::to_string(problem.classes - 1);
+    check_range(totals.target, static_cast<double>(problem.classes - 1), false, ScalarType::Double,
+                "target must hold class indices in 0 ... " + last + " or ignore_index");
   } else {
-    STD_TORCH_CHECK(good(totals.target, 1), "softcm: target must lie in [0, 1], got ",
-                    text(totals.target));
+    check_range(totals.target, 1, false, problem.target.dtype, "target must lie in [0, 1]");
   }
-  STD_TORCH_CHECK(good(totals.sample_weight, std::numeric_limits<double>::max()),
-                  "softcm: weight must be finite and >= 0, got ", text(totals.sample_weight));
+  if (problem.weight) {
+    check_range(totals.sample_weight, std::numeric_limits<double>::max(), false,
+                problem.weight->dtype, "weight must be finite and >= 0");
+  }
 }
 
 template <class T>

@@ -1,0 +1,349 @@
+"""Every bad call: its exception, and a message that names the argument, what was given, and what
+is allowed."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+import softcm
+
+BACKENDS = softcm.available_backends()
+NAN, INF = math.nan, math.inf
+P = torch.tensor([0.2, 0.7, 0.6, 0.1])
+Y = torch.tensor([0, 1, 0, 1])
+P3 = torch.tensor([[0.2, 0.7, 0.6], [0.1, 0.5, 0.9]])
+Y3 = torch.tensor([[0, 1, 0], [1, 1, 0]])
+
+
+def floats(*values, **options):
+    return torch.tensor(values, **options)
+
+
+def classes(*labels):
+    """Two samples of three classes with these class indices."""
+    return {"input": P3, "target": torch.tensor(labels)}
+
+
+def meta(*shape):
+    return torch.ones(shape, device="meta")
+
+
+PROBABILITY = ["input", "[0, 1]", "from_logits=True"]
+MULTI_LABEL = {"input": P3, "target": Y3}
+WRONG_TYPE = (TypeError, ValueError)  # of the dtypes that decide what a shape means
+
+# (arguments that differ from a good call, exception, words of the message)
+ROWS = [
+    # input
+    ({"input": [0.2, 0.7]}, TypeError, ["input", "Tensor", "list"]),
+    ({"input": Y}, TypeError, ["input", "float32", "int64"]),
+    ({"input": Y.bool()}, TypeError, ["input", "float32", "bool"]),
+    ({"input": P.to(torch.complex64)}, TypeError, ["input", "float32", "complex64"]),
+    ({"input": P[0], "target": Y[0]}, ValueError, ["input", "one dimension", "()"]),
+    ({"input": P[:0], "target": Y[:0]}, ValueError, ["input", "one sample", "(0,)"]),
+    ({"input": P3[:, :0], "target": P3[:, :0]}, ValueError, ["input", "(2, 0)"]),
+    ({"input": floats(0.2, 1.5, 0.6, 0.1)}, ValueError, [*PROBABILITY, "1.5"]),
+    ({"input": floats(0.2, -3.5, 0.6, 0.1)}, ValueError, [*PROBABILITY, "-3.5"]),
+    ({"input": floats(0.2, INF, 0.6, 0.1)}, ValueError, [*PROBABILITY, "inf"]),
+    ({"input": floats(0.2, -INF, 0.6, 0.1).double()}, ValueError, [*PROBABILITY, "-inf"]),
+    # The value that is wrong is shown, even beside NaN, which is allowed, and to enough digits.
+    ({"input": floats(NAN, 2.5, 0.6, 0.1)}, ValueError, [*PROBABILITY, "2.5"]),
+    ({"input": floats(0.2, 1.0000002, 0.6, 0.1)}, ValueError, [*PROBABILITY, "1.000000"]),
+    ({**classes(0, 2), "input": P3 + floats(0.0, 0.0, 0.75)}, ValueError, [*PROBABILITY, "1.65"]),
+    # target
+    ({"target": [0, 1, 0, 1]}, TypeError, ["target", "Tensor", "list"]),
+    ({"target": Y.to(torch.complex64)}, TypeError, ["target", "bool", "complex64"]),
+    ({"target": Y[:3]}, ValueError, ["target", "(4,)", "(3,)"]),
+    ({"target": Y[:, None].expand(4, 2)}, ValueError, ["target", "(4,)", "(4, 2)"]),
+    ({"input": P3, "target": Y3.t()}, ValueError, ["target", "(2, 3)", "(3, 2)"]),
+    ({"input": P3, "target": Y}, ValueError, ["target", "(2,)", "(4,)"]),
+    ({"input": P3[..., None], "target": Y3[..., None, None]}, ValueError, ["target", "(2, 3, 1)"]),
+    ({"input": P3, "target": floats(0.0, 1.0)}, WRONG_TYPE, ["target", "class indices", "float32"]),
+    ({"input": P3, "target": Y3[:, 0].bool()}, WRONG_TYPE, ["target", "class indices", "bool"]),
+    ({"target": torch.tensor([0, 2, 0, 1])}, ValueError, ["target", "[0, 1]", "2"]),
+    ({"target": torch.tensor([0, -1, 0, 1])}, ValueError, ["target", "[0, 1]", "-1"]),
+    ({"target": floats(0.0, 1.5, 0.0, 1.0)}, ValueError, ["target", "[0, 1]", "1.5"]),
+    ({"target": floats(0.0, -0.5, 0.0, 1.0)}, ValueError, ["target", "[0, 1]", "-0.5"]),
+    ({"target": floats(0.0, INF, 0.0, 1.0)}, ValueError, ["target", "[0, 1]", "inf"]),
+    ({"target": floats(0.0, NAN, 0.0, 1.0)}, ValueError, ["target", "[0, 1]", "NaN"]),
+    ({"target": floats(0.0, 1.0 + 1e-9, 0.0, 1.0, dtype=torch.float64)}, ValueError, ["target"]),
+    ({"target": torch.tensor([0, 1, 0, -100])}, ValueError, ["target", "[0, 1]", "-100"]),
+    ({"target": torch.tensor([0, 1, 0, -100]), "ignore_index": -1}, ValueError, ["target", "-100"]),
+    ({"target": (Y * 255).byte(), "ignore_index": -1}, ValueError, ["target", "255"]),
+    (classes(0, 3), ValueError, ["target", "class indices", "0 ... 2", "3"]),
+    (classes(0, -1), ValueError, ["target", "class indices", "0 ... 2", "-1"]),
+    ({**classes(0, -100), "ignore_index": -1}, ValueError, ["target", "0 ... 2", "-100"]),
+    ({"target": Y.float().requires_grad_()}, ValueError, ["target", "requires grad", "detach"]),
+    ({"target": meta(4)}, ValueError, ["target", "meta", "cpu"]),
+    # threshold
+    *[
+        ({"threshold": threshold}, ValueError, ["threshold", "(0, 1)", value])
+        for threshold, value in [
+            (0, "0"), (1, "1"), (0.0, "0"), (1.0, "1"), (-0.5, "-0.5"), (1.5, "1.5"),
+            (NAN, "nan"), (INF, "inf"), ([0.5, 1.25], "1.25"), ((-0.25, 0.5), "-0.25"),
+            ([0.5, NAN], "nan"), (floats(0.5, 1.0), "1"), (floats(0.0, 0.5), "0"),
+            (floats(-0.5), "-0.5"), (torch.tensor(1.5), "1.5"),
+        ]
+    ],
+    ({"threshold": floats(0.5, NAN)}, ValueError, ["threshold", "(0, 1)"]),
+    ({"threshold": []}, ValueError, ["threshold", "at least one", "empty"]),
+    ({"threshold": torch.empty(0)}, ValueError, ["threshold", "(T,)", "(0,)"]),
+    ({"threshold": torch.full((2, 2), 0.5)}, ValueError, ["threshold", "(T,)", "(2, 2)"]),
+    ({"threshold": torch.tensor([1, 1])}, TypeError, ["threshold", "floating point", "int64"]),
+    ({"threshold": "0.5"}, TypeError, ["threshold", "number", "'0.5'"]),
+    ({"threshold": [0.5, "0.7"]}, TypeError, ["threshold", "number", "'0.7'"]),
+    ({"threshold": None}, TypeError, ["threshold", "number", "None"]),
+    ({"threshold": True}, TypeError, ["threshold", "number", "True"]),
+    ({"threshold": 0.5j}, TypeError, ["threshold", "number", "0.5j"]),
+    ({"threshold": {0.5}}, TypeError, ["threshold", "number", "{0.5}"]),
+    ({"threshold": meta(2)}, ValueError, ["threshold", "meta", "cpu"]),
+    # options
+    ({"heaviside": "linear"}, TypeError, ["heaviside", "softcm.Linear", "'linear'"]),
+    ({"heaviside": softcm.Linear}, TypeError, ["heaviside", "softcm.Linear", "type"]),
+    ({"heaviside": 0.1}, TypeError, ["heaviside", "softcm.Sigmoid", "0.1"]),
+    ({"heaviside": None}, TypeError, ["heaviside", "softcm.Sigmoid", "None"]),
+    ({"membership": "hard"}, ValueError, ["membership", "'soft', 'gated'", "'hard'"]),
+    ({"membership": None}, ValueError, ["membership", "'soft', 'gated'", "None"]),
+    ({"average": "mean"}, ValueError, ["average", "'macro', 'micro', 'weighted'", "'mean'"]),
+    ({"average": None}, ValueError, ["average", "'none'", "None"]),
+    ({"backend": "cuda"}, ValueError, ["backend", "'auto'", "'native'", "'reference'", "'cuda'"]),
+    ({"backend": None}, ValueError, ["backend", "'auto'", "None"]),
+    ({"zero_division": "warn"}, TypeError, ["zero_division", "number", "'warn'"]),
+    ({"zero_division": None}, TypeError, ["zero_division", "number", "None"]),
+    ({"bce_weight": -0.25}, ValueError, ["bce_weight", ">= 0", "-0.25"]),
+    ({"bce_weight": NAN}, ValueError, ["bce_weight", "finite", "nan"]),
+    ({"bce_weight": INF}, ValueError, ["bce_weight", "finite", "inf"]),
+    ({"bce_weight": "0.3"}, TypeError, ["bce_weight", "number", "'0.3'"]),
+    ({"from_logits": "no"}, TypeError, ["from_logits", "True or False", "'no'"]),
+    ({"from_logits": 1}, TypeError, ["from_logits", "True or False", "1"]),
+    ({"from_logits": None}, TypeError, ["from_logits", "True or False", "None"]),
+    ({"ignore_index": 1.5}, TypeError, ["ignore_index", "int", "1.5"]),
+    ({"ignore_index": "x"}, TypeError, ["ignore_index", "int", "'x'"]),
+    ({"ignore_index": True}, TypeError, ["ignore_index", "int", "True"]),
+    ({"tau": 0.5}, TypeError, ["tau"]),
+    ({"maximize": False}, TypeError, ["maximize"]),
+    ({"metric": softcm.LinearFractional((1, 0, 0, 0), (1, 1, 0, 0))}, TypeError, ["metric"]),
+    # weight
+    ({"weight": 2.0}, TypeError, ["weight", "Tensor", "2.0"]),
+    ({"weight": [1.0] * 4}, TypeError, ["weight", "Tensor", "list"]),
+    ({"weight": P.to(torch.complex64)}, TypeError, ["weight", "floating point", "complex64"]),
+    ({"weight": torch.ones(3)}, ValueError, ["weight", "broadcastable", "(4,)", "(3,)"]),
+    ({"weight": torch.ones(1, 4)}, ValueError, ["weight", "broadcastable", "(4,)", "(1, 4)"]),
+    ({**MULTI_LABEL, "weight": torch.ones(2)}, ValueError, ["weight", "(2, 3)", "(2,)"]),
+    ({**classes(0, 1), "weight": torch.ones(2, 3)}, ValueError, ["weight", "(2,)", "(2, 3)"]),
+    ({"weight": torch.ones(4).requires_grad_()}, ValueError, ["weight", "requires grad"]),
+    ({"weight": floats(1.0, -0.5, 1.0, 1.0)}, ValueError, ["weight", ">= 0", "-0.5"]),
+    ({"weight": torch.tensor([1, -2, 1, 1])}, ValueError, ["weight", ">= 0", "-2"]),
+    ({"weight": floats(1.0, NAN, 1.0, 1.0)}, ValueError, ["weight", ">= 0", "NaN"]),
+    ({"weight": floats(1.0, INF, 1.0, 1.0)}, ValueError, ["weight", "finite", "inf"]),
+    ({"weight": meta(4)}, ValueError, ["weight", "meta", "cpu"]),
+    # pos_weight
+    ({"pos_weight": -1.5}, ValueError, ["pos_weight", ">= 0", "-1.5"]),
+    ({"pos_weight": NAN}, ValueError, ["pos_weight", "finite", "nan"]),
+    ({"pos_weight": INF}, ValueError, ["pos_weight", "finite", "inf"]),
+    ({"pos_weight": "2"}, TypeError, ["pos_weight", "number", "'2'"]),
+    ({"pos_weight": floats(-1.5)}, ValueError, ["pos_weight", ">= 0", "-1.5"]),
+    ({"pos_weight": floats(NAN)}, ValueError, ["pos_weight", ">= 0"]),
+    ({"pos_weight": floats(INF)}, ValueError, ["pos_weight", "finite", "inf"]),
+    ({"pos_weight": floats(1.0, 2.0)}, ValueError, ["pos_weight", "(1,)", "(2,)"]),
+    ({**MULTI_LABEL, "pos_weight": floats(1.0, 2.0)}, ValueError, ["pos_weight", "(3,)", "(2,)"]),
+    ({**MULTI_LABEL, "pos_weight": torch.ones(1, 3)}, ValueError, ["pos_weight", "(3,)", "(1, 3)"]),
+    ({"pos_weight": torch.ones(1, dtype=torch.complex64)}, TypeError, ["pos_weight", "complex64"]),
+    ({"pos_weight": torch.ones(1).requires_grad_()}, ValueError, ["pos_weight", "requires grad"]),
+    ({"pos_weight": meta(1)}, ValueError, ["pos_weight", "meta", "cpu"]),
+]  # fmt: skip
+
+
+def as_module(module, **arguments):
+    call = {k: arguments.pop(k) for k in ("input", "target", "weight") if k in arguments}
+    return module(**arguments)(**call)
+
+
+# A loss in one pass, one in two steps, the counts, and a module.
+CALLS = {
+    "f1_loss": softcm.f1_loss,
+    "recall_loss": softcm.recall_loss,
+    "mcc_loss": softcm.mcc_loss,
+    "F1Loss": partial(as_module, softcm.F1Loss),
+    "MCCLoss": partial(as_module, softcm.MCCLoss),
+    "soft_confusion_matrix": softcm.soft_confusion_matrix,
+    "confusion_matrix": softcm.confusion_matrix,
+}
+OF_LOSSES_ONLY = {"average", "zero_division", "bce_weight"}
+
+
+def identify(row):
+    return "-".join(f"{k}={v}" if not isinstance(v, torch.Tensor) else k for k, v in row.items())
+
+
+def expect_error(error, words, call, **arguments):
+    with pytest.raises(error) as caught:
+        call(**arguments)
+    message = str(caught.value)
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: identify(row[0]))
+@pytest.mark.parametrize("name", CALLS)
+def test_bad_argument(name, row, backend):
+    changed, error, words = row
+    if name.endswith("matrix") and OF_LOSSES_ONLY & set(changed):
+        error, words = TypeError, list(changed)  # there is no such argument
+    arguments = {"input": P, "target": Y, "backend": backend, **changed}
+    expect_error(error, words, CALLS[name], **arguments)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(softcm) if n.endswith("_loss")])
+def test_every_loss_checks_its_arguments(name):
+    extra = {"cost_loss": {"costs": (0, 1, 1, 0)}, "confusion_loss": {"metric": softcm.metrics.f1}}
+    loss = partial(getattr(softcm, name), **extra.get(name, {}))
+    for changed, error, words in [
+        ({"input": P * 3}, ValueError, ["input", "[0, 1]", "2.1", "from_logits=True"]),
+        ({"target": Y * 2}, ValueError, ["target", "[0, 1]", "2"]),
+        ({"target": Y[:3]}, ValueError, ["target", "(4,)", "(3,)"]),
+        ({"threshold": [0.5, 1.5]}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+        ({"threshold": torch.tensor([0.5, 1.5])}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+        ({"threshold": "0.5"}, TypeError, ["threshold", "number", "'0.5'"]),
+        ({"threshold": [0.5, None]}, TypeError, ["threshold", "number", "None"]),
+        ({"average": "sum"}, ValueError, ["average", "'macro'", "'sum'"]),
+        ({"weight": -Y}, ValueError, ["weight", ">= 0", "-1"]),
+        ({"gamma": 2}, TypeError, ["gamma"]),
+    ]:
+        expect_error(error, words, loss, **{"input": P, "target": Y, **changed})
+    if name != "confusion_loss":  # the only one that does not know which way is better
+        expect_error(TypeError, ["maximize"], loss, input=P, target=Y, maximize=True)
+    with pytest.raises(TypeError, match="positional"):
+        getattr(softcm, name)(P, Y, *extra.get(name, {}).values(), 0.5)
+
+
+# Constructors, and options of one loss: (call, exception, words).
+def loss_and_module(loss, module, *rows):
+    module = partial(as_module, module)
+    return [(partial(f, **k), error, words) for k, error, words in rows for f in (loss, module)]
+
+
+def metric_that_returns(value):
+    return lambda cm: value
+
+
+COSTS = ["costs", "'tp', 'fn', 'fp', 'tn'"]
+SPECIFIC = [
+    *loss_and_module(
+        softcm.fbeta_loss,
+        softcm.FBetaLoss,
+        ({"beta": -1.5}, ValueError, ["beta", ">= 0", "-1.5"]),
+        ({"beta": INF}, ValueError, ["beta", "finite", "inf"]),
+        ({"beta": NAN}, ValueError, ["beta", "finite", "nan"]),
+        ({"beta": "2"}, TypeError, ["beta", "number", "'2'"]),
+        ({"beta": 1e200}, ValueError, ["beta", "1e+200"]),  # its square is not finite
+    ),
+    *loss_and_module(
+        softcm.tversky_loss,
+        softcm.TverskyLoss,
+        ({"alpha": -0.5}, ValueError, ["alpha", ">= 0", "-0.5"]),
+        ({"alpha": NAN}, ValueError, ["alpha", "finite", "nan"]),
+        ({"beta": -0.5}, ValueError, ["beta", ">= 0", "-0.5"]),
+        ({"beta": INF}, ValueError, ["beta", "finite", "inf"]),
+        ({"alpha": None}, TypeError, ["alpha", "number", "None"]),
+    ),
+    *loss_and_module(
+        softcm.cost_loss,
+        softcm.CostLoss,
+        ({}, TypeError, ["costs"]),
+        ({"costs": {"tp": 1, "miss": 5}}, ValueError, [*COSTS, "miss"]),
+        ({"costs": (0, 1, 1)}, ValueError, [*COSTS, "3"]),
+        ({"costs": (0, 1, 1, 0, 0)}, ValueError, [*COSTS, "5"]),
+        ({"costs": {"fn": NAN}}, ValueError, ["costs", "finite", "nan"]),
+        ({"costs": (0, INF, 1, 0)}, ValueError, ["costs", "finite", "inf"]),
+        ({"costs": {"fn": "5"}}, TypeError, ["costs", "number", "'5'"]),
+        ({"costs": 5.0}, TypeError, [*COSTS, "5.0"]),
+        ({"costs": None}, TypeError, [*COSTS, "None"]),
+        ({"costs": "0110"}, TypeError, [*COSTS, "'0110'"]),
+    ),
+    *loss_and_module(
+        softcm.confusion_loss,
+        softcm.ConfusionLoss,
+        ({}, TypeError, ["metric"]),
+        ({"metric": "f1"}, TypeError, ["metric", "LinearFractional", "callable", "'f1'"]),
+        ({"metric": None}, TypeError, ["metric", "LinearFractional", "callable", "None"]),
+        ({"metric": metric_that_returns(0.5)}, ValueError, ["metric", "(1, 1)", "(1,)", "0.5"]),
+        ({"metric": metric_that_returns(None)}, ValueError, ["metric", "(1, 1)", "None"]),
+        ({"metric": metric_that_returns(P)}, ValueError, ["metric", "(1, 1)", "(4,)"]),
+        ({"metric": metric_that_returns(P[0])}, ValueError, ["metric", "(1, 1)", "()"]),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("call", "error", "words"), SPECIFIC)
+def test_bad_option_of_one_loss(call, error, words, backend):
+    expect_error(error, words, call, input=P, target=Y, backend=backend)
+
+
+OTHERS = [
+    *[
+        (partial(softcm.Linear, delta), ValueError, ["delta", "(0, 0.5)", str(delta)])
+        for delta in (0, 0.5, -0.1, 0.75, NAN, INF)
+    ],
+    *[
+        (partial(softcm.Sigmoid, k), ValueError, ["k must", "finite", "> 0", str(k)])
+        for k in (0, -10.0, NAN, INF)
+    ],
+    (partial(softcm.Linear, "0.1"), TypeError, ["delta", "number", "'0.1'"]),
+    (partial(softcm.Sigmoid, None), TypeError, ["k must", "number", "None"]),
+    (partial(softcm.Sigmoid, torch.ones(2)), TypeError, ["k must", "number"]),
+    *[
+        (partial(softcm.heaviside, *arguments), error, words)
+        for arguments, error, words in [
+            ((0.5,), TypeError, ["input", "Tensor", "0.5"]),
+            ((Y,), TypeError, ["input", "float32", "int64"]),
+            ((P * 3,), ValueError, ["input", "[0, 1]", "2.1", "from_logits=True"]),
+            ((P, 1.0), ValueError, ["threshold", "(0, 1)", "1"]),
+            ((P, floats(0.5, NAN, 0.5, 0.5)), ValueError, ["threshold", "(0, 1)"]),
+            ((P, "0.5"), TypeError, ["threshold", "number", "'0.5'"]),
+            ((P, Y), TypeError, ["threshold", "float32", "int64"]),
+            ((P, meta(4)), ValueError, ["threshold", "meta", "cpu"]),
+            ((P, torch.full((3,), 0.5)), ValueError, ["threshold", "(4,)", "(3,)"]),
+            ((P, 0.5, "sigmoid"), TypeError, ["heaviside", "softcm.Sigmoid", "'sigmoid'"]),
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), OTHERS)
+def test_bad_approximation(call, error, words):
+    expect_error(error, words, call)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_backend_that_cannot_serve(name):
+    words = ["native", "meta", "auto"]
+    expect_error(RuntimeError, words, CALLS[name], input=meta(4), target=meta(4), backend="native")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("position", [0, 15, 511, 512, 33_000, -1])
+@pytest.mark.parametrize("argument", ["input", "target", "weight"])
+def test_bad_value_anywhere_in_a_large_batch(argument, position, backend):
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.rand(40_000, generator=generator) for name in ("input", "target")}
+    if argument == "weight":
+        tensors["weight"] = torch.rand(40_000, generator=generator)
+    softcm.f1_loss(**tensors, backend=backend)
+    tensors[argument][position] = -0.125
+    expect_error(ValueError, [argument, "-0.125"], softcm.f1_loss, **tensors, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("weight", [-1.0, NAN])
+def test_weight_of_an_ignored_sample_counts_nowhere(weight, backend):
+    # "Such targets count nowhere", on every backend: neither does what is wrong about them.
+    options = {"ignore_index": -1, "backend": backend}
+    target, weights = torch.tensor([0, 1, 0, -1]), floats(1.0, 1.0, 2.0, weight)
+    loss = softcm.f1_loss(P, target, weight=weights, **options)
+    torch.testing.assert_close(
+        loss, softcm.f1_loss(P[:3], target[:3], weight=weights[:3], **options)
+    )
