@@ -12,11 +12,16 @@
 namespace softcm {
 
 // Eq. (5). Both breakpoints belong to the middle segment.
+//
+// The middle segment is taken from its ends, other = delta + m2 (distance from the nearer one), a
+// sum of nonnegative terms. What the rounding of low and high to T loses is in end_low and
+// end_high: m2 is large where tau is close to 0 or 1.
 template <class T>
 struct Linear {
   T tau, low, high;
-  T m1, m2, m3;     // slopes of the three segments
-  T dm1, dm2, dm3;  // their derivatives with respect to tau
+  T end_low, end_high;  // other at the rounded low and high, on the middle segment
+  T m1, m2, m3;         // slopes of the three segments
+  T dm1, dm2, dm3;      // their derivatives with respect to tau
 
   static Linear make(double tau, double delta) {
     const double tau_m = tau < 1 - tau ? tau : 1 - tau;
@@ -28,6 +33,8 @@ struct Linear {
     return {T(tau),
             T(low),
             T(high),
+            T(delta + m2 * (double(T(low)) - low)),
+            T(delta + m2 * (high - double(T(high)))),
             T(m1),
             T(m2),
             T(m3),
@@ -37,9 +44,9 @@ struct Linear {
   }
 
   SOFTCM_HD T other(T p, T q) const {
-    const T distance = p < tau ? tau - p : p - tau;
-    const T middle = T(0.5) - m2 * distance;
+    const T below_tau = end_low + m2 * (p - low), above_tau = end_high + m2 * (high - p);
     const T below = m1 * p, above = m3 * q;
+    const T middle = p < tau ? below_tau : above_tau;
     const T other = p < low ? below : middle;
     return p > high ? above : other;
   }
@@ -60,13 +67,15 @@ struct Linear {
 // Section 4: h = 1 / (1 + exp(-k (p - tau))).
 template <class T>
 struct Sigmoid {
-  T tau, k;
+  T tau, tau_rest;  // tau as a sum: k can be so large that the rounding of tau alone would count
+  T k;
 
-  static Sigmoid make(double tau, double k) { return {T(tau), T(k)}; }
+  static Sigmoid make(double tau, double k) { return {T(tau), T(tau - double(T(tau))), T(k)}; }
 
   SOFTCM_HD T other(T p, T) const {
-    const T distance = p < tau ? tau - p : p - tau;
-    const T e = exp_nonpositive(-k * distance);
+    const T difference = (p - tau) - tau_rest;
+    const T signed_distance = p < tau ? difference : -difference;
+    const T e = exp_nonpositive(k * (signed_distance > T(0) ? T(0) : signed_distance));
     return e / (T(1) + e);
   }
 

@@ -95,9 +95,12 @@ class _FractionalLoss(torch.autograd.Function):
         loss_rule: LossRule,
     ) -> Tensor:
         batch = (input, target, threshold, weight, pos_weight)
+        # Not in half precision: there the gradient may be too small to be kept before a gradient
+        # scaler's factor, part of grad_loss, has been applied.
         ctx.with_grad = (
             ctx.needs_input_grad[0]
             and input.numel() <= GRADIENT_IN_FORWARD
+            and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"
         )
         metric = constant(loss_rule.metric.coefficients, input.device)

@@ -507,7 +507,7 @@ def test_many_distinct_scores_need_no_table_of_samples_by_candidates():
         ({"target": Y * 2}, ValueError, r"target must lie in \[0, 1\]"),
         ({"target": Y.float().requires_grad_()}, ValueError, "target requires grad"),
         ({"input": torch.rand(5, 2), "target": Y + 1}, ValueError, "class indices in 0 .* 1"),
-        ({"weight": -torch.ones(5)}, ValueError, "weight must be >= 0"),
+        ({"weight": -torch.ones(5)}, ValueError, "weight must be finite and >= 0"),
         ({"weight": torch.ones(4)}, ValueError, "weight must be broadcastable"),
         ({"pos_weight": -1.0}, ValueError, "pos_weight must be finite and >= 0, got -1"),
     ],

@@ -15,9 +15,9 @@
 namespace softcm {
 
 // Fixed, whatever the instruction set and the number of threads: so are the results' bits.
-constexpr int64_t kLanes = 16;  // float32 sums side by side: one AVX-512 register
-constexpr int64_t kBlock =
-    512;  // samples a block: a lane adds 32 of them before float64 takes over
+constexpr int64_t kLanes = 16;   // float32 sums side by side: one AVX-512 register
+constexpr int64_t kTerms = 16;   // that a lane adds up before float64 takes over: error < 1e-6
+constexpr int64_t kBlock = 512;  // samples of a staged block
 
 // The bits of a number, which have the order of the numbers from 0 upwards. Those of a negative
 // number, of -0 and of NaN are larger than those of 1.

@@ -28,50 +28,58 @@ SOFTCM_HD double sum_lanes(const T* lanes) {
 // Adds to the sums of membership.h those of count samples, a multiple of kLanes. False, and nothing
 // added, where a value that nobody has checked may be out of [0, 1].
 //
-// The form of the loop matters: with the sums in locals and a plain if, the compiler makes masked
-// additions of the branches. Conditional expressions on the arrays cost three times as much.
+// The form of the inner loop matters: with the sums in locals and a plain if, the compiler makes
+// masked additions of the branches. Conditional expressions on the arrays cost three times as much.
 template <class T, class H, class Samples>
 SOFTCM_CLONES bool add_sums(const H& heaviside, const Samples& s, int64_t count, Sums& sums) {
   const H h = heaviside;
-  alignas(64) T lanes[8][kLanes] = {};
+  alignas(64) double totals[8][kLanes] = {};
   alignas(64) decltype(s.unchecked_bits(0)) largest[kLanes] = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
+  for (int64_t begin = 0; begin < count; begin += kTerms * kLanes) {
+    const int64_t end = std::min(count, begin + kTerms * kLanes);
+    alignas(64) T lanes[8][kLanes] = {};
+    for (int64_t i = begin; i < end; i += kLanes) {
 #pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const T p = s.p(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
-      const T o = h.other(p, s.q(i + l));
-      const T o1 = w1 * o, o0 = w0 * o;
-      T other1_below = lanes[0][l], other1_above = lanes[1][l];
-      T other0_below = lanes[2][l], other0_above = lanes[3][l];
-      T weight1_below = lanes[4][l], weight1_above = lanes[5][l];
-      T weight0_below = lanes[6][l], weight0_above = lanes[7][l];
-      if (p < h.tau) {
-        other1_below += o1;
-        other0_below += o0;
-        weight1_below += w1;
-        weight0_below += w0;
-      } else {
-        other1_above += o1;
-        other0_above += o0;
-        weight1_above += w1;
-        weight0_above += w0;
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T p = s.p(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
+        const T o = h.other(p, s.q(i + l));
+        const T o1 = w1 * o, o0 = w0 * o;
+        T other1_below = lanes[0][l], other1_above = lanes[1][l];
+        T other0_below = lanes[2][l], other0_above = lanes[3][l];
+        T weight1_below = lanes[4][l], weight1_above = lanes[5][l];
+        T weight0_below = lanes[6][l], weight0_above = lanes[7][l];
+        if (p < h.tau) {
+          other1_below += o1;
+          other0_below += o0;
+          weight1_below += w1;
+          weight0_below += w0;
+        } else {
+          other1_above += o1;
+          other0_above += o0;
+          weight1_above += w1;
+          weight0_above += w0;
+        }
+        lanes[0][l] = other1_below;
+        lanes[1][l] = other1_above;
+        lanes[2][l] = other0_below;
+        lanes[3][l] = other0_above;
+        lanes[4][l] = weight1_below;
+        lanes[5][l] = weight1_above;
+        lanes[6][l] = weight0_below;
+        lanes[7][l] = weight0_above;
+        const auto bits = s.unchecked_bits(i + l), before = largest[l];
+        largest[l] = bits > before ? bits : before;
       }
-      lanes[0][l] = other1_below;
-      lanes[1][l] = other1_above;
-      lanes[2][l] = other0_below;
-      lanes[3][l] = other0_above;
-      lanes[4][l] = weight1_below;
-      lanes[5][l] = weight1_above;
-      lanes[6][l] = weight0_below;
-      lanes[7][l] = weight0_above;
-      const auto bits = s.unchecked_bits(i + l), before = largest[l];
-      largest[l] = bits > before ? bits : before;
+    }
+    for (int64_t k = 0; k < 8; ++k) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) totals[k][l] += static_cast<double>(lanes[k][l]);
     }
   }
   for (int64_t l = 1; l < kLanes; ++l) largest[0] = std::max(largest[0], largest[l]);
   if (largest[0] > ordered_bits(T(1))) return false;
-  sums += {sum_lanes(lanes[0]), sum_lanes(lanes[1]), sum_lanes(lanes[2]), sum_lanes(lanes[3]),
-           sum_lanes(lanes[4]), sum_lanes(lanes[5]), sum_lanes(lanes[6]), sum_lanes(lanes[7])};
+  sums += {sum_lanes(totals[0]), sum_lanes(totals[1]), sum_lanes(totals[2]), sum_lanes(totals[3]),
+           sum_lanes(totals[4]), sum_lanes(totals[5]), sum_lanes(totals[6]), sum_lanes(totals[7])};
   return true;
 }
 
@@ -157,35 +165,53 @@ SOFTCM_CLONES void finish_gradient(const Staged<T>& s, int64_t count, bool from_
   }
 }
 
+// Sums of samples begin ... end - 1 of a class, by way of staged blocks.
+template <class T, class H>
+void sum_staged(const Problem& problem, const std::vector<H>& heavisides, int64_t c, int64_t begin,
+                int64_t end, bool with_cross_entropy, Staged<T>& staged, Sums* sums,
+                Totals& total) {
+  for (; begin < end; begin += kBlock) {
+    const int64_t padded = stage(problem, c, begin, std::min(kBlock, end - begin), staged, &total);
+    for (size_t t = 0; t < heavisides.size(); ++t) {
+      add_sums<T>(heavisides[t], staged, padded, sums[t]);
+    }
+    if (with_cross_entropy) {
+      total.cross_entropy += cross_entropy(staged, padded, problem.from_logits);
+    }
+  }
+}
+
+// The same where the caller's memory can be read as it is; false where it has to be staged, since
+// a value may be out of range and is to be looked at more closely.
+template <class T, class H>
+bool sum_plain(const Problem& problem, const std::vector<H>& heavisides, int64_t c, int64_t begin,
+               int64_t count, Sums* sums, Totals& total) {
+  const Plain<T> block = plain<T>(problem, c, begin);
+  for (size_t t = 0; t < heavisides.size(); ++t) {
+    if (!add_sums<T>(heavisides[t], block, count, sums[t])) return false;  // at t = 0 or never
+  }
+  total.weight += static_cast<double>(count);
+  return true;
+}
+
 template <class T, class H>
 void sum_chunk(const Problem& problem, const std::vector<H>& heavisides, const Chunk& chunk,
                bool with_cross_entropy, Sums* sums, Totals* totals) {
   const int64_t thresholds = static_cast<int64_t>(heavisides.size());
-  const bool plain_block = is_plain<T>(problem) && !with_cross_entropy;
+  const bool in_place = is_plain<T>(problem) && !with_cross_entropy;
+  // A stretch is read once for each threshold: it should stay in the first cache.
+  const int64_t step = in_place ? 8 * kBlock : kBlock;
   Staged<T> staged;
-  for (int64_t begin = chunk.begin; begin < chunk.end; begin += kBlock) {
-    const int64_t count = std::min(kBlock, chunk.end - begin);
+  for (int64_t begin = chunk.begin; begin < chunk.end; begin += step) {
+    const int64_t end = std::min(begin + step, chunk.end);
+    const int64_t whole = in_place ? (end - begin) / kLanes * kLanes : 0;
     for (int64_t c = chunk.first_class; c < chunk.last_class; ++c) {
       Sums* of_class = sums + (c - chunk.first_class) * thresholds;
       Totals& total = totals[c - chunk.first_class];
-      if (plain_block && count % kLanes == 0) {
-        const Plain<T> block = plain<T>(problem, c, begin);
-        bool good = true;
-        for (int64_t t = 0; good && t < thresholds; ++t) {
-          good = add_sums<T>(heavisides[t], block, count, of_class[t]);
-        }
-        if (good) {
-          total.weight += static_cast<double>(count);
-          continue;
-        }
-      }  // a value out of range: staging looks at it more closely
-      const int64_t padded = stage(problem, c, begin, count, staged, &total);
-      for (int64_t t = 0; t < thresholds; ++t) {
-        add_sums<T>(heavisides[t], staged, padded, of_class[t]);
-      }
-      if (with_cross_entropy) {
-        total.cross_entropy += cross_entropy(staged, padded, problem.from_logits);
-      }
+      const bool done =
+          whole > 0 && sum_plain<T>(problem, heavisides, c, begin, whole, of_class, total);
+      sum_staged<T>(problem, heavisides, c, done ? begin + whole : begin, end, with_cross_entropy,
+                    staged, of_class, total);
     }
   }
 }
