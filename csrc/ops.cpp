@@ -88,7 +88,7 @@ Kind kind_of(const std::string& heaviside) {
 
 std::vector<double> to_doubles(const Tensor& tensor) {
   STD_TORCH_CHECK(tensor.is_cpu(), "softcm: expected a tensor on the CPU");
-  const Tensor t = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  const Tensor t = to_contiguous(tensor);
   std::vector<double> values(t.numel());
   const auto copy = [&](auto element) {
     const auto* data = t.const_data_ptr<decltype(element)>();
@@ -129,6 +129,15 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& 
                                                          shim_dtype, device,
                                                          device_of.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+Tensor empty_contiguous_like(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return empty({sizes.begin(), sizes.end()}, tensor.scalar_type(), tensor);
+}
+
+Tensor to_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& threshold,
@@ -212,6 +221,10 @@ STABLE_TORCH_LIBRARY(softcm, m) {
       "Tensor? pos_weight, int? ignore_index, str heaviside, float parameter, str membership, "
       "bool from_logits, Tensor metric, bool maximize, str average, float zero_division, "
       "float bce_weight, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+  // For class indices: binary logits (N, C, *) of each class against the rest, from those of a
+  // softmax over dimension 1; float32 or float64.
+  m.def("one_vs_rest_logits(Tensor input) -> Tensor");
+  m.def("one_vs_rest_logits_backward(Tensor grad_output, Tensor input, Tensor output) -> Tensor");
 }
 
 }  // namespace softcm

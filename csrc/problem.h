@@ -56,5 +56,9 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
 std::vector<double> to_doubles(const Tensor& tensor);
 
 Tensor empty(const std::vector<int64_t>& sizes, ScalarType dtype, const Tensor& device_of);
+Tensor empty_contiguous_like(const Tensor& tensor);
+
+// The tensor itself where it is contiguous, which saves a call of the dispatcher.
+Tensor to_contiguous(const Tensor& tensor);
 
 }  // namespace softcm

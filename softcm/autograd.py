@@ -45,6 +45,27 @@ def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule) -> Tensor:
     return _FractionalLoss.apply(*batch[:5], rule, loss_rule)
 
 
+def one_vs_rest_logits(logits: Tensor) -> Tensor:
+    """Binary logits of each class against the rest by the compiled kernels, differentiable."""
+    return _OneVsRestLogits.apply(logits)
+
+
+class _OneVsRestLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        output = torch.ops.softcm.one_vs_rest_logits.default(logits)
+        ctx.save_for_backward(logits, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        logits, output = ctx.saved_tensors
+        if _is_differentiated():
+            again = reference.one_vs_rest_logits(logits)
+            return torch.autograd.grad(again, logits, grad, create_graph=True)[0]
+        return torch.ops.softcm.one_vs_rest_logits_backward.default(grad, logits, output)
+
+
 class _SoftCounts(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -215,3 +236,13 @@ if _extension.LOADED:
             input if with_grad else input.new_empty(0), memory_format=torch.contiguous_format
         )
         return loss, grad_counts, grad_cross_entropy, grad_input
+
+    @torch.library.register_fake("softcm::one_vs_rest_logits")
+    def _one_vs_rest_logits_fake(input: Tensor) -> Tensor:
+        return torch.empty_like(input, memory_format=torch.contiguous_format)
+
+    @torch.library.register_fake("softcm::one_vs_rest_logits_backward")
+    def _one_vs_rest_logits_backward_fake(
+        grad_output: Tensor, input: Tensor, output: Tensor
+    ) -> Tensor:
+        return torch.empty_like(input, memory_format=torch.contiguous_format)

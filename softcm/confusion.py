@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import autograd, backends, inputs, reference
@@ -53,10 +54,8 @@ def soft_confusion_matrix(
     check_membership(membership)
     inputs.check_bool("from_logits", from_logits)
     rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
-    batch = inputs.canonical(
-        input, target, threshold, weight, pos_weight, ignore_index, from_logits
-    )
-    counts = count(batch, rule, backend).counts.to(inputs.accumulation_dtype(input.dtype))
+    batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
+    counts = count(batch, rule, served_by).counts.to(inputs.accumulation_dtype(input.dtype))
     return _confusion_matrix(counts, batch, threshold)
 
 
@@ -89,23 +88,43 @@ def confusion_matrix(
     check_membership(membership)
     inputs.check_bool("from_logits", from_logits)
     rule = Rule(ignore_index, Step.kind, Step.parameter, membership, from_logits)
-    batch = inputs.canonical(
-        input.detach() if isinstance(input, Tensor) else input,
-        target,
-        threshold.detach() if isinstance(threshold, Tensor) else threshold,
-        weight,
-        pos_weight,
-        ignore_index,
-        from_logits,
-    )
-    return _confusion_matrix(count(batch, rule, backend).counts, batch, threshold)
+    with torch.no_grad():
+        batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
+        counts = count(batch, rule, served_by).counts
+    return _confusion_matrix(counts, batch, threshold)
+
+
+def prepare(
+    input: Tensor,
+    target: Tensor,
+    threshold: Threshold,
+    weight: Tensor | None,
+    pos_weight: float | Tensor | None,
+    rule: Rule,
+    backend: str,
+) -> tuple[Batch, str]:
+    """A checked batch, and the backend that serves it.
+
+    The logits of a softmax become binary logits, one class against the rest: from there on, class
+    indices are labels like others.
+    """
+    batch = inputs.canonical(input, target, threshold, weight, pos_weight, rule.ignore_index)
+    served_by = backends.select_backend(backend, input.device.type)
+    if rule.from_logits and inputs.class_indices(batch.input, batch.target):
+        logits = batch.input.to(inputs.accumulation_dtype(input.dtype))
+        if rule.ignore_index is not None:  # a NaN there would reach the gradient
+            ignored = batch.target.long() == rule.ignore_index
+            logits = logits.masked_fill(ignored.unsqueeze(1), 0.0)
+        one_vs_rest = autograd if served_by == "native" else reference
+        batch = batch._replace(input=one_vs_rest.one_vs_rest_logits(logits))
+    return batch, served_by
 
 
 def count(
-    batch: Batch, rule: Rule, backend: str, with_cross_entropy: bool = False
+    batch: Batch, rule: Rule, served_by: str, with_cross_entropy: bool = False
 ) -> reference.Counts:
-    """Counts by the backend that :func:`softcm.backends.select_backend` names."""
-    if backends.select_backend(backend, batch.input.device.type) == "native":
+    """The counts of a prepared batch."""
+    if served_by == "native":
         return autograd.soft_counts(batch, rule, with_cross_entropy)
     return reference.soft_counts(*batch[:5], *rule, with_cross_entropy)
 

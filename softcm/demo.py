@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import softcm
+from softcm.confusion import MEMBERSHIPS
 from softcm.demo_data import Data, DemoError, Part, Split, load_digits, load_file, split
 
 INSTALL = "pip install 'softcm[demo]'"
@@ -30,7 +31,10 @@ PATIENCE = 100
 THRESHOLDS = [i / 100 for i in range(1, 100)]
 PAPER_THRESHOLDS = slice(9, None, 10)
 HALF = THRESHOLDS.index(0.5)
-HEAVISIDES = {"linear": softcm.Linear(), "sigmoid": softcm.Sigmoid()}
+HEAVISIDES: dict[str, softcm.Linear | softcm.Sigmoid] = {
+    "linear": softcm.Linear(),
+    "sigmoid": softcm.Sigmoid(),
+}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,6 +44,10 @@ class Scores(NamedTuple):
 
     rows: dict[str, float]
     curve: NDArray[np.float64]  # F1 at THRESHOLDS
+
+
+# One entry for each seed, by loss: BCE, F1 and both.
+Results = dict[str, list[Scores]]
 
 
 class Progress(Protocol):
@@ -71,8 +79,8 @@ def progress(total: int) -> Progress:
         from tqdm import tqdm
     except ImportError:
         return PlainProgress(total)
-    layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}"
-    bar: Progress = tqdm(total=total, desc="training", bar_format=layout)
+    layout = "{desc} {percentage:3.0f} % |{bar}| {elapsed}<{remaining}{postfix}"
+    bar: Progress = tqdm(total=total, desc="training", bar_format=layout, mininterval=0.5)
     return bar
 
 
@@ -147,16 +155,15 @@ def evaluate(network: nn.Module, parts: Split) -> Scores:
     curves = {"F1": softcm.metrics.f1(cm), "accuracy": softcm.metrics.accuracy(cm)}
     for name, values in curves.items():
         rows[f"{name} at threshold 0.5"] = values[HALF].item()
-        rows[f"{name} at the tuned threshold"] = values[-1].item()
-        rows[f"{name}, mean over 0.1 ... 0.9"] = values[:-1][PAPER_THRESHOLDS].mean().item()
+        rows[f"{name} at tuned threshold"] = values[-1].item()
+        rows[f"{name}, mean of 0.1 ... 0.9"] = values[:-1][PAPER_THRESHOLDS].mean().item()
     rows["AUROC"] = float(roc_auc_score(labels, test))
     rows["average precision"] = float(average_precision_score(labels, test))
     return Scores(rows, curves["F1"][:-1].numpy())
 
 
-def run(data: Data, losses: dict[str, Loss], options: argparse.Namespace) -> dict[str, list[Scores]]:
-    """The scores of every loss, a list with one entry for each seed."""
-    results: dict[str, list[Scores]] = {name: [] for name in losses}
+def run(data: Data, losses: dict[str, Loss], options: argparse.Namespace) -> Results:
+    results: Results = {name: [] for name in losses}
     bar = progress(options.seeds * len(losses) * options.epochs)
     try:
         for seed in range(options.seeds):
@@ -170,54 +177,61 @@ def run(data: Data, losses: dict[str, Loss], options: argparse.Namespace) -> dic
     return results
 
 
-def table(results: dict[str, list[Scores]]) -> str:
-    names = list(results)
-    lines = [f"{'':<30}" + "".join(f"{name:<17}" for name in names).rstrip()]
-    for row in results[names[0]][0].rows:
-        cells = (_mean_and_deviation([scores.rows[row] for scores in results[n]]) for n in names)
-        lines.append(f"{row:<30}" + "".join(f"{cell:<17}" for cell in cells).rstrip())
-    return "\n".join(lines)
+def table(results: Results) -> str:
+    lines = [["", *results]]
+    for row in results["BCE"][0].rows:
+        cells = (_mean_and_deviation(_column(results, name, row)) for name in results)
+        lines.append([row, *cells])
+    return "\n".join(
+        (f"{first:<31}" + "".join(f"{cell:<16}" for cell in cells)).rstrip()
+        for first, *cells in lines
+    )
 
 
-def _mean_and_deviation(values: list[float]) -> str:
+def _column(results: Results, name: str, row: str) -> NDArray[np.float64]:
+    return np.array([scores.rows[row] for scores in results[name]])
+
+
+def _statistics(results: Results) -> str:
+    seeds = len(results["BCE"])
+    return f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed"
+
+
+def _mean_and_deviation(values: NDArray[np.float64]) -> str:
     mean = f"{np.mean(values):.3f}"
     return f"{mean} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else mean
 
 
-def conclusions(results: dict[str, list[Scores]]) -> str:
+def conclusions(results: Results) -> str:
     bce, f1, both = results
-    seeds = len(results[bce])
-    if seeds == 1:
+    if len(results[bce]) == 1:
         return "One seed says nothing about the spread: compare the losses over several (--seeds)."
-
-    def compare(row: str, name: str) -> str:
-        return _difference(
-            np.array([scores.rows[row] for scores in results[name]])
-            - np.array([scores.rows[row] for scores in results[bce]])
-        )
-
-    return (
-        f"Training on {f1} instead of {bce}: F1 over thresholds 0.1 ... 0.9 "
-        f"{compare('F1, mean over 0.1 ... 0.9', f1)}; F1 at tuned thresholds "
-        f"{compare('F1 at the tuned threshold', f1)}.\n"
-        f"Training on {both} instead of {bce}: average precision "
-        f"{compare('average precision', both)}.\n"
-        "(In brackets: mean difference and its standard error; clear is more than two of these.)"
+    lines = []
+    for row, name in (
+        ("F1, mean of 0.1 ... 0.9", f1),
+        ("F1 at tuned threshold", f1),
+        ("average precision", both),
+    ):
+        paired = _column(results, name, row) - _column(results, bce, row)
+        lines.append(f"{row}: training on {name} {_difference(paired)}.")
+    lines.append(
+        "In brackets: the mean difference from BCE and its standard error; clear is more than two."
     )
+    return "\n".join(lines)
 
 
 def _difference(paired: NDArray[np.float64]) -> str:
     # The splits of the seeds share rows, so the error of a mean of independent values would be too
-    # small; Nadeau and Bengio (2003) add the size of the test part over that of the training part.
+    # small: Nadeau and Bengio (2003) add the ratio of the sizes of test and training part.
     error = np.std(paired, ddof=1) * math.sqrt(1 / len(paired) + 0.20 / 0.64)
     mean = np.mean(paired)
-    word = "shows no clear difference"
+    verdict = "makes no clear difference"
     if abs(mean) > 2 * error:
-        word = "is higher" if mean > 0 else "is lower"
-    return f"{word} ({mean:+.3f} ± {error:.3f})"
+        verdict = "is clearly better" if mean > 0 else "is clearly worse"
+    return f"{verdict} ({mean:+.3f} ± {error:.3f})"
 
 
-def plot(results: dict[str, list[Scores]], title: str, path: Path) -> str:
+def plot(results: Results, title: str, path: Path) -> str:
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -234,9 +248,10 @@ def plot(results: dict[str, list[Scores]], title: str, path: Path) -> str:
             spread = curves.std(axis=0, ddof=1)
             low, high = mean - spread, np.minimum(mean + spread, 1)
             axes.fill_between(THRESHOLDS, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_title(title)
+    # A file name may hold a dollar sign, which is no mathematics.
+    axes.set_title(f"{title}: F1 on the test part, {_statistics(results)}", parse_math=False)
     axes.set_xlabel("decision threshold")
-    axes.set_ylabel("F1 on the test part")
+    axes.set_ylabel("F1")
     axes.set_xlim(0, 1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -249,49 +264,79 @@ def plot(results: dict[str, list[Scores]], title: str, path: Path) -> str:
 
 
 def whole(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got '{text}'")
     return value
 
 
 def positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number > 0, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a finite number > 0, got '{text}'")
     return value
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m softcm.demo",
-        description="Train one network with three losses, BCE, soft F1 and both, and compare them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a network on BCE, on soft F1 and on both, and compare what they reach.",
     )
-    add = parser.add_argument
+    add, default = parser.add_argument, " (default: %(default)s)"
     add("--data", type=Path, metavar="FILE", help=".npz with X and y, or .csv with a header line")
-    add("--target", metavar="COLUMN", help="column of a .csv file that holds the labels 0 and 1")
-    add("--output", type=Path, metavar="FILE", default="softcm_demo.png", help="PNG to write")
-    add("--seeds", type=whole, metavar="N", default=10, help="number of seeds: split, weights")
-    add("--epochs", type=whole, metavar="N", default=1000, help="most epochs of one training")
-    add("--batch-size", type=whole, metavar="N", default=1024, help="samples in a step")
-    add("--lr", type=positive, metavar="RATE", default=0.001, help="learning rate of Adam")
-    add("--bce-weight", type=positive, metavar="W", default=0.3, help="of BCE beside F1")
-    add("--membership", choices=("soft", "gated"), default="soft", help="of the F1 loss")
-    add("--heaviside", choices=tuple(HEAVISIDES), default="linear", help="of the F1 loss")
+    add("--target", metavar="COLUMN", help="column of the .csv file with the labels 0 and 1")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("softcm_demo.png"),
+        help="PNG file to write" + default,
+    )
+    add(
+        "--seeds",
+        type=whole,
+        metavar="N",
+        default=10,
+        help="runs, each with a split and initial weights of its own" + default,
+    )
+    add("--epochs", type=whole, metavar="N", default=1000, help="most epochs of a run" + default)
+    add("--batch-size", type=whole, metavar="N", default=1024, help="samples in a step" + default)
+    add(
+        "--lr", type=positive, metavar="RATE", default=0.001, help="learning rate of Adam" + default
+    )
+    add(
+        "--bce-weight",
+        type=positive,
+        metavar="WEIGHT",
+        default=0.3,
+        help="weight of BCE beside F1" + default,
+    )
+    add("--membership", choices=MEMBERSHIPS, default="soft", help="of the F1 loss" + default)
+    add("--heaviside", choices=tuple(HEAVISIDES), default="linear", help="of the F1 loss" + default)
     return parser.parse_args(arguments)
 
 
 def demo(options: argparse.Namespace) -> None:
     if not options.output.parent.is_dir():
         raise DemoError(f"--output: there is no folder '{options.output.parent}'")
+    if options.output.is_dir():
+        raise DemoError(f"--output must name a file, but '{options.output}' is a folder")
     if options.data is None and options.target is not None:
         raise DemoError("--target goes with --data FILE.csv")
     data = load_digits() if options.data is None else load_file(options.data, options.target)
+    # More threads gain nothing with so small a network, and on a busy machine they wait for each
+    # other for most of the time.
+    torch.set_num_threads(1)
     share = 100 * data.y.mean()
     print(f"{data.name}: {len(data.y)} rows, {data.X.shape[1]} features, {share:.2g} % positives")
     results = run(data, make_losses(options), options)
-    print(f"\nOn the test part, mean ± standard deviation over {options.seeds} seeds:\n")
+    print(f"\nOn the test part, {_statistics(results)}:\n")
     print(f"{table(results)}\n\n{conclusions(results)}\n")
     print(plot(results, data.name, options.output))
 

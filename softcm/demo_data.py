@@ -1,4 +1,4 @@
-"""Data for the demo: the digits of scikit-learn or a file of the user's, checked, split and scaled."""
+"""Data of the demo: digits of scikit-learn or the user's own file, checked, split and scaled."""
 
 import csv
 import math
@@ -179,7 +179,7 @@ def _csv_number(cell: str, row: int, column: str) -> float:
 
 
 def _csv_label(text: str) -> Any:
-    """A number or a truth value where the text is one; the text, which is refused later, where not."""
+    """A number or a truth value; a text that is neither stays as it is, to be refused by name."""
     word = text.lower()
     if word in ("true", "false"):
         return word == "true"
@@ -211,10 +211,11 @@ def _labels(values: Sequence[Any], name: str) -> NDArray[np.float64]:
 
 
 def _check_values(X: NDArray[np.float64], place: Place) -> None:
-    wrong = np.argwhere(~np.isfinite(X))
+    # Not even the square of a float32 is too large for the scaler; NaN compares as False.
+    wrong = np.argwhere(~(np.abs(X) <= np.finfo(np.float32).max))
     if len(wrong) > 0:
         raise DemoError(
-            f"missing or infinite values: {len(wrong)}, the first in {place(*wrong[0].tolist())}; "
+            f"missing, infinite or too large values: {len(wrong)}, the first in {place(*wrong[0].tolist())}; "
             "fill them in or leave these rows out"
         )
 

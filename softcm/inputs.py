@@ -40,7 +40,6 @@ def canonical(
     weight: Tensor | None,
     pos_weight: float | Tensor | None,
     ignore_index: int | None,
-    from_logits: bool,
 ) -> Batch:
     """Check the tensors of a call against each other and bring them to the form of a Batch."""
     check_float_tensor("input", input)
@@ -67,8 +66,6 @@ def canonical(
                 f"target of one dimension less than input {_shape(input)} must hold integer class "
                 f"indices of shape {tuple(expected)}, got {target.dtype} of shape {_shape(target)}"
             )
-        if from_logits:
-            input = one_vs_rest_logits(_without_ignored(input, target, ignore_index))
     elif target.shape != input.shape:
         if classes != 1 or target.shape != _other_form(input):
             raise ValueError(
@@ -94,13 +91,6 @@ def class_indices(input: Tensor, target: Tensor) -> bool:
 def by_class(x: Tensor) -> Tensor:
     """(N,) -> (N, 1); (N, C, *) -> (S, C) with the S = N * prod(*) samples of each class."""
     return x.unsqueeze(1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
-
-
-def _without_ignored(input: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
-    """Logits in which those of ignored samples are 0: a NaN there would reach the gradient."""
-    if ignore_index is None:
-        return input
-    return input.masked_fill((target.long() == ignore_index).unsqueeze(1), 0.0)
 
 
 def _other_form(input: Tensor) -> tuple[int, ...]:
@@ -196,46 +186,6 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def one_vs_rest_logits(input: Tensor) -> Tensor:
-    """Binary logits z' with sigmoid(z') = softmax(input) over dimension 1, in every class.
-
-    z'_c = z_c - log(sum over the other classes of exp(z)). Neither this nor its gradient loses
-    digits where a probability is close to 0 or 1.
-    """
-    return _OneVsRestLogits.apply(input.to(accumulation_dtype(input.dtype)))
-
-
-class _OneVsRestLogits(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        top, _, rest_of_top = _split_top(z)
-        # Of a class other than the top one the probability is at most 1/2: log(1 - p) is harmless.
-        total = z.logsumexp(dim=1, keepdim=True)
-        rest = total + torch.log1p(-torch.exp(z - total))
-        output = z - rest.scatter(1, top, rest_of_top)
-        ctx.save_for_backward(z, output)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # dz'_c/dz_c = 1 and dz'_c/dz_j = -p_j / (1 - p_c); for the top c, where 1 - p_c may vanish,
-        # that quotient is the softmax over the other classes.
-        z, output = ctx.saved_tensors
-        top, others, rest_of_top = _split_top(z)
-        p = torch.sigmoid(output)
-        among_others = torch.exp(others - rest_of_top.clamp(min=torch.finfo(z.dtype).min))
-        scaled = grad.scatter(1, top, 0.0) / (1 - p.scatter(1, top, 0.0))
-        from_others = p * (scaled.sum(dim=1, keepdim=True) - scaled)
-        return grad - from_others - among_others * grad.gather(1, top)
-
-
-def _split_top(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The index of the largest logit, the logits without it, and their log-sum-exp."""
-    top = z.argmax(dim=1, keepdim=True)
-    others = z.scatter(1, top, -torch.inf)
-    return top, others, others.logsumexp(dim=1, keepdim=True)
-
-
 def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
@@ -260,8 +210,9 @@ def check_number(name: str, value: Any) -> float:
 
 def check_finite(name: str, value: Any, lowest: float = -math.inf) -> float:
     number = check_number(name, value)
-    if not (math.isfinite(number) and number >= lowest):
-        bound = f" and >= {lowest:g}" if math.isfinite(lowest) else ""
+    # Comparisons, not math.isfinite: torch.compile may have made a symbol of the number.
+    if not (-math.inf < number < math.inf and number >= lowest):
+        bound = f" and >= {lowest:g}" if lowest > -math.inf else ""
         raise ValueError(f"{name} must be finite{bound}, got {value}")
     return number
 

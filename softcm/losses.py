@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, TypedDict
 
 from torch import Tensor
 
-from . import autograd, backends, inputs, metrics, reference
+from . import autograd, inputs, metrics, reference
 from .autograd import LossRule, Rule
-from .confusion import ConfusionMatrix, check_membership, count
+from .confusion import ConfusionMatrix, check_membership, count, prepare
 from .heaviside import DEFAULT, Heaviside, check_heaviside
 from .inputs import Threshold
 from .metrics import Costs, LinearFractional
@@ -322,18 +322,16 @@ def _loss(
     zero_division = inputs.check_number("zero_division", zero_division)
     bce_weight = inputs.check_finite("bce_weight", bce_weight, lowest=0.0)
     inputs.check_bool("from_logits", from_logits)
-    batch = inputs.canonical(
-        input, target, threshold, weight, pos_weight, ignore_index, from_logits
-    )
     rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
+    batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
     if (
         isinstance(metric, LinearFractional)
-        and backends.select_backend(backend, input.device.type) == "native"
+        and served_by == "native"
         and not batch.threshold.requires_grad
     ):
         loss_rule = LossRule(metric, maximize, average, zero_division, bce_weight)
         return autograd.fractional_loss(batch, rule, loss_rule)
-    counts = count(batch, rule, backend, bce_weight > 0)
+    counts = count(batch, rule, served_by, bce_weight > 0)
     loss = reference.loss(counts, metric, maximize, average, zero_division, bce_weight)
     return loss.to(inputs.accumulation_dtype(input.dtype))
 

@@ -172,6 +172,47 @@ def _cross_entropy(x: Tensor, w1: Tensor, w0: Tensor, from_logits: bool) -> Tens
     return positive + negative
 
 
+def one_vs_rest_logits(input: Tensor) -> Tensor:
+    """Binary logits z' with sigmoid(z') = softmax(input) over dimension 1, in every class.
+
+    z'_c = z_c - log(sum over the other classes of exp(z)). Neither this nor its gradient loses
+    digits where a probability is close to 0 or 1. A row that a softmax makes NaN (of two logits
+    +inf, or of -inf alone) is NaN here too.
+    """
+    return _OneVsRestLogits.apply(input)
+
+
+class _OneVsRestLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        top, _, rest_of_top = _split_top(z)
+        # Of a class other than the top one the probability is at most 1/2: log(1 - p) is harmless.
+        total = z.logsumexp(dim=1, keepdim=True)
+        rest = total + torch.log1p(-torch.exp(z - total))
+        output = z - rest.scatter(1, top, rest_of_top)
+        ctx.save_for_backward(z, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # dz'_c/dz_c = 1 and dz'_c/dz_j = -p_j / (1 - p_c); for the top c, where 1 - p_c may vanish,
+        # that quotient is the softmax over the other classes.
+        z, output = ctx.saved_tensors
+        top, others, rest_of_top = _split_top(z)
+        p = torch.sigmoid(output)
+        among_others = torch.exp(others - rest_of_top.clamp(min=torch.finfo(z.dtype).min))
+        scaled = grad.scatter(1, top, 0.0) / (1 - p.scatter(1, top, 0.0))
+        from_others = p * (scaled.sum(dim=1, keepdim=True) - scaled)
+        return grad - from_others - among_others * grad.gather(1, top)
+
+
+def _split_top(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The index of the largest logit, the logits without it, and their log-sum-exp."""
+    top = z.argmax(dim=1, keepdim=True)
+    others = z.scatter(1, top, -torch.inf)
+    return top, others, others.logsumexp(dim=1, keepdim=True)
+
+
 class _ProbabilityCrossEntropy(torch.autograd.Function):
     """Cross-entropy with the bounds of torch.nn.functional.binary_cross_entropy.
 

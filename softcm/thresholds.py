@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import backends, inputs, metrics, reference
 from .autograd import Rule
-from .confusion import ConfusionMatrix, count
+from .confusion import ConfusionMatrix, count, prepare
 from .heaviside import Step
 from .inputs import Batch
 from .metrics import LinearFractional
@@ -93,15 +93,13 @@ def tune_threshold(
     inputs.check_bool("from_logits", from_logits)
     inputs.check_bool("maximize", maximize)
     _check_digits(digits)
-    batch = inputs.canonical(
-        input, target, 0.5, weight, pos_weight, ignore_index, from_logits=from_logits
-    )
+    rule = Rule(ignore_index, Step.kind, Step.parameter, "gated", from_logits)
+    batch, served_by = prepare(input, target, 0.5, weight, pos_weight, rule, "auto")
     grid = None if thresholds is None else _grid(thresholds, input)
     if grid is not None:
         batch = batch._replace(threshold=grid)
-    rule = Rule(ignore_index, Step.kind, Step.parameter, "gated", from_logits)
     # Without a grid this call only checks the values of the batch, where the backends do it.
-    counts = count(batch, rule, "auto").counts
+    counts = count(batch, rule, served_by).counts
 
     found = []
     for c, of_class in enumerate(_one_against_rest(batch, rule)):
@@ -249,7 +247,8 @@ def _hard_twin(of_class: _Class, threshold: Tensor) -> ConfusionMatrix:
     p, label, weight, pos_weight = of_class
     batch = Batch(p, label, threshold.reshape(1), weight, pos_weight, classes=1)
     rule = Rule(None, Step.kind, Step.parameter, "gated", from_logits=False)
-    return ConfusionMatrix(*count(batch, rule, "auto").counts.unbind(-1))
+    served_by = backends.select_backend("auto", p.device.type)
+    return ConfusionMatrix(*count(batch, rule, served_by).counts.unbind(-1))
 
 
 def _sweep(of_class: _Class) -> tuple[Tensor, ConfusionMatrix]:

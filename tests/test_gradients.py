@@ -388,6 +388,15 @@ def test_second_derivative_is_right_or_refused(heaviside, name, backend):
 
 @each_backend
 @each_kind
+def test_ignored_sample_has_no_gradient_whatever_the_others_hold(name, backend):
+    x = torch.tensor([0.2, math.nan, math.inf, 0.8], requires_grad=True)
+    loss_named(name, backend, ignore_index=-1)(x, torch.tensor([1, 0, -1, -1])).backward()
+    assert x.grad[:2].isnan().all()
+    assert not x.grad[2:].any()
+
+
+@each_backend
+@each_kind
 def test_gradient_flows_through_a_non_leaf(name, backend):
     """One step of a small model: the same parameters' gradients as by the chain rule."""
     generator = torch.Generator().manual_seed(5)

@@ -155,7 +155,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
   Tensor grad_entropy = empty({problem.classes}, ScalarType::Double, input);
   std::copy(result.cross_entropy.begin(), result.cross_entropy.end(),
             grad_entropy.mutable_data_ptr<double>());
-  Tensor grad_input = with_grad ? empty_gradient(input) : empty({0}, input.scalar_type(), input);
+  Tensor grad_input =
+      with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
   if (with_grad) {
     write_gradient(problem, result.counts, result.cross_entropy, false, grad_input);
   }

@@ -19,6 +19,15 @@ constexpr int64_t kLanes = 16;   // float32 sums side by side: one AVX-512 regis
 constexpr int64_t kTerms = 16;   // that a lane adds up before float64 takes over: error < 1e-6
 constexpr int64_t kBlock = 512;  // samples of a staged block
 
+// The sum of kLanes numbers, in a fixed order.
+template <class T>
+SOFTCM_HD double sum_lanes(const T* lanes) {
+  T eight[8], four[4];
+  for (int l = 0; l < 8; ++l) eight[l] = lanes[l] + lanes[l + 8];
+  for (int l = 0; l < 4; ++l) four[l] = eight[l] + eight[l + 4];
+  return static_cast<double>((four[0] + four[2]) + (four[1] + four[3]));
+}
+
 // The bits of a number, which have the order of the numbers from 0 upwards. Those of a negative
 // number, of -0 and of NaN are larger than those of 1.
 SOFTCM_HD uint32_t ordered_bits(float x) { return static_cast<uint32_t>(float_bits(x)); }

@@ -17,14 +17,6 @@
 namespace softcm {
 namespace {
 
-template <class T>
-SOFTCM_HD double sum_lanes(const T* lanes) {
-  T eight[8], four[4];
-  for (int l = 0; l < 8; ++l) eight[l] = lanes[l] + lanes[l + 8];
-  for (int l = 0; l < 4; ++l) four[l] = eight[l] + eight[l + 4];
-  return static_cast<double>((four[0] + four[2]) + (four[1] + four[3]));
-}
-
 // Adds to the sums of membership.h those of count samples, a multiple of kLanes. False, and nothing
 // added, where a value that nobody has checked may be out of [0, 1].
 //
@@ -411,11 +403,6 @@ std::vector<double> write_gradient(const Problem& problem, const std::vector<Cou
   }
 }
 
-Tensor empty_gradient(const Tensor& input) {
-  const auto sizes = input.sizes();
-  return empty({sizes.begin(), sizes.end()}, input.scalar_type(), input);
-}
-
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor> soft_counts(
@@ -467,7 +454,7 @@ std::tuple<Tensor, Tensor> soft_counts_backward(
       }
     }
   }
-  Tensor grad_input = empty_gradient(input);
+  Tensor grad_input = empty_contiguous_like(input);
   const std::vector<double> of_threshold =
       write_gradient(problem, of_counts, of_entropy, threshold_grad, grad_input);
   Tensor grad_threshold =

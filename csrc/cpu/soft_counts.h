@@ -24,7 +24,4 @@ std::vector<double> write_gradient(const Problem& problem, const std::vector<Cou
                                    const std::vector<double>& grad_cross_entropy,
                                    bool threshold_grad, const Tensor& grad_input);
 
-// An empty tensor for write_gradient.
-Tensor empty_gradient(const Tensor& input);
-
 }  // namespace softcm
