@@ -118,7 +118,7 @@ def _read_npz(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], Pla
         X, y = arrays["X"], arrays["y"]
     if X.ndim != 2 or X.shape[1] == 0:
         raise DemoError(f"X must be 2-D, rows by features, got shape {X.shape}")
-    if y.shape == (len(y), 1):
+    if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
         raise DemoError(f"y must be 1-D, a label for each row of X, got shape {y.shape}")
@@ -214,8 +214,9 @@ def _check_values(X: NDArray[np.float64], place: Place) -> None:
     # Not even the square of a float32 is too large for the scaler; NaN compares as False.
     wrong = np.argwhere(~(np.abs(X) <= np.finfo(np.float32).max))
     if len(wrong) > 0:
+        first = place(*wrong[0].tolist())
         raise DemoError(
-            f"missing, infinite or too large values: {len(wrong)}, the first in {place(*wrong[0].tolist())}; "
+            f"missing, infinite or too large values: {len(wrong)}, the first in {first}; "
             "fill them in or leave these rows out"
         )
 

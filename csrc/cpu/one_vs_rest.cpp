@@ -120,10 +120,10 @@ void backward_row(Row<T>& row, int64_t classes, std::vector<T>& p, std::vector<T
   const T sum = ratios(row.other.data(), row.grad.data(), count, top.index, p.data(), ratio.data());
   const T of_top = row.grad[top.index];
   for (int64_t j = 0; j < classes; ++j) row.grad[j] -= p[j] * (sum - ratio[j]);
-  // The softmax among the others is what the top class's z' depends on.
+  // The top class's z' depends on the others by the softmax among them.
+  if (top.second == -std::numeric_limits<T>::infinity()) return;
   T* among_others = row.other.data();
   const T rest = exponentials(row.z.data(), count, top.second, top.index, among_others);
-  if (top.second == -std::numeric_limits<T>::infinity()) return;
   for (int64_t j = 0; j < classes; ++j) row.grad[j] -= of_top * (among_others[j] / rest);
 }
 
