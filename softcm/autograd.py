@@ -42,7 +42,9 @@ def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool) -> Counts:
 
 def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule) -> Tensor:
     """Loss of a linear-fractional metric by the compiled kernels, differentiable in input."""
-    return _FractionalLoss.apply(*batch[:5], rule, loss_rule)
+    # Made here and not in the Function: torch.compile has to see its numbers outside of that.
+    coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
+    return _FractionalLoss.apply(*batch[:5], coefficients, rule, loss_rule)
 
 
 def one_vs_rest_logits(logits: Tensor) -> Tensor:
@@ -112,6 +114,7 @@ class _FractionalLoss(torch.autograd.Function):
         threshold: Tensor,
         weight: Tensor | None,
         pos_weight: Tensor | None,
+        coefficients: Tensor,
         rule: Rule,
         loss_rule: LossRule,
     ) -> Tensor:
@@ -124,12 +127,11 @@ class _FractionalLoss(torch.autograd.Function):
             and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"
         )
-        metric = constant(loss_rule.metric.coefficients, input.device)
         loss, *partials, grad_input = _call(
             torch.ops.softcm.fractional_loss.default,
             *batch,
             *rule,
-            metric,
+            coefficients,
             *loss_rule[1:],
             ctx.with_grad,
         )
@@ -143,14 +145,14 @@ class _FractionalLoss(torch.autograd.Function):
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
-            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None
+            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None, None
         if ctx.with_grad:
             grad_input = partials[0] * grad_loss
         else:
             grad_input, _ = torch.ops.softcm.soft_counts_backward.default(
                 *partials, grad_loss, *batch, *ctx.rule, False
             )
-        return grad_input, None, None, None, None, None, None
+        return grad_input, None, None, None, None, None, None, None
 
 
 def _is_differentiated() -> bool:

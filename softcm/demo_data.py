@@ -105,10 +105,11 @@ def split(data: Data, seed: int) -> Split:
 
 
 def _read_npz(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], Place]:
-    arrays = np.load(path, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise DemoError(f"--data: '{path}' holds a single array, not the two arrays X and y")
-    with arrays:
+    # numpy leaves a file that it cannot read open, if it opened it itself.
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise DemoError(f"--data: '{path}' holds a single array, not the two arrays X and y")
         missing = [name for name in ("X", "y") if name not in arrays.files]
         if missing:
             raise DemoError(

@@ -1,7 +1,7 @@
 """Every loss: 1 - metric of the soft counts, or the metric itself where smaller is better."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 from torch import Tensor
@@ -243,7 +243,8 @@ def auroc_loss(
     By the trapezoidal rule from (0, 0) to (1, 1): near 0 for a perfect ranking, near 1 for the
     reversed one. See :func:`softcm.metrics.auroc`.
     """
-    return _loss(metrics.auroc, True, input, target, threshold=_ascending(threshold), **options)
+    ascending = _ascending(threshold, input)
+    return _loss(metrics.auroc, True, input, target, threshold=ascending, **options)
 
 
 @_with_loss_options
@@ -255,7 +256,8 @@ def auprc_loss(
     **options: "Unpack[OtherOptions]",
 ) -> Tensor:
     """1 - average precision over the thresholds, in any order; see :func:`softcm.metrics.auprc`."""
-    return _loss(metrics.auprc, True, input, target, threshold=_ascending(threshold), **options)
+    ascending = _ascending(threshold, input)
+    return _loss(metrics.auprc, True, input, target, threshold=ascending, **options)
 
 
 @_with_loss_options
@@ -336,9 +338,6 @@ def _loss(
     return loss.to(inputs.accumulation_dtype(input.dtype))
 
 
-def _ascending(threshold: Threshold) -> Threshold:
-    if isinstance(threshold, Tensor):
-        return threshold.sort().values if threshold.dim() == 1 else threshold
-    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
-        return sorted(inputs.check_number("threshold", value) for value in threshold)
-    return threshold
+def _ascending(threshold: Threshold, input: Tensor) -> Tensor:
+    inputs.check_tensor("input", input)
+    return inputs.threshold_tensor(threshold, input.device).sort().values

@@ -299,6 +299,20 @@ def test_small_delta_next_to_a_breakpoint(backend):
 
 
 @every_backend
+@pytest.mark.parametrize("classes", [1000, 20_000])
+def test_softmax_over_many_classes(classes, backend):
+    """The sum in a softmax is a long sum too, and of equal terms where nothing has been learnt."""
+    case = Case("many", (8, classes), "logits", target="index", average="micro")
+    example = case.build()
+    input = torch.where(torch.arange(classes) % 2 == 0, -1.2345, 0.0).repeat(8, 1)
+    input[:, 3] = 2.345
+    example = example._replace(input=input)
+    exact = counts_of(example.in_float64(), "reference")
+    assert_counts(counts_of(example, backend), exact, 1e-6)
+    assert_loss(case, example, "f1", backend)
+
+
+@every_backend
 @pytest.mark.parametrize("label", [0.01, 0.9, 0.99, 0.999])
 def test_smoothed_labels_with_weights(label, backend):
     """The weight of the row of a negative is w (1 - y); w - w y would cancel."""
