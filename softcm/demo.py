@@ -215,7 +215,8 @@ def conclusions(results: Results) -> str:
         paired = _column(results, name, row) - _column(results, bce, row)
         lines.append(f"{row}: training on {name} {_difference(paired)}.")
     lines.append(
-        "In brackets: the mean difference from BCE and its standard error; clear is more than two."
+        "In brackets: the mean difference from BCE and its standard error, of which two are clear, "
+        "and\nin how many seeds the value is higher."
     )
     return "\n".join(lines)
 
@@ -228,7 +229,8 @@ def _difference(paired: NDArray[np.float64]) -> str:
     verdict = "makes no clear difference"
     if abs(mean) > 2 * error:
         verdict = "is clearly better" if mean > 0 else "is clearly worse"
-    return f"{verdict} ({mean:+.3f} ± {error:.3f})"
+    higher = f"higher in {np.sum(paired > 0)} of {len(paired)}"
+    return f"{verdict} ({mean:+.3f} ± {error:.3f}, {higher})"
 
 
 def plot(results: Results, title: str, path: Path) -> str:

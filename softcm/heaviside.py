@@ -32,6 +32,7 @@ class Linear:
         delta = inputs.check_number("delta", self.delta)
         if not 0.0 < delta < 0.5:
             raise ValueError(f"delta must lie in (0, 0.5), got {self.delta}")
+        object.__setattr__(self, "delta", delta)
 
     @property
     def parameter(self) -> float:
@@ -57,6 +58,7 @@ class Sigmoid:
         k = inputs.check_number("k", self.k)
         if not 0.0 < k < float("inf"):
             raise ValueError(f"k must be finite and > 0, got {self.k}")
+        object.__setattr__(self, "k", k)
 
     @property
     def parameter(self) -> float:

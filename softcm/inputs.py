@@ -57,6 +57,8 @@ def canonical(
         not isinstance(ignore_index, int) or isinstance(ignore_index, bool)
     ):
         raise TypeError(f"ignore_index must be an int or None, got {describe(ignore_index)}")
+    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
 
     classes = input.shape[1] if input.dim() > 1 else 1
     if class_indices(input, target):

@@ -64,8 +64,9 @@ def f1_loss(
 
     Args:
         input: probabilities in [0, 1], or logits with ``from_logits=True``; shape (N,), (N, 1),
-            (N, C) or (N, C, *); float16, bfloat16, float32 or float64; any strides. NaN gives a
-            NaN loss and NaN gradients of its class; infinite logits are fine.
+            (N, C) or (N, C, *); float16, bfloat16, float32 or float64; any strides. NaN, also in a
+            sample of weight 0, gives a NaN loss and NaN gradients of its class; infinite logits are
+            fine, as far as a softmax of them exists.
         target: labels in [0, 1] in the shape of ``input`` (bool, integer or floating point; a label
             between 0 and 1 mixes the two rows of eq. 3), or integer class indices (N,) or (N, *)
             against C >= 2 classes, which are taken one against the rest. (N,) and (N, 1) are the
@@ -240,8 +241,9 @@ def auroc_loss(
 ) -> Tensor:
     """1 - area under the ROC curve over the thresholds, in any order (Section 2).
 
-    By the trapezoidal rule from (0, 0) to (1, 1): near 0 for a perfect ranking, near 1 for the
-    reversed one. See :func:`softcm.metrics.auroc`.
+    By the trapezoidal rule from (0, 0) to (1, 1): near 0 for a perfect ranking with scores close to
+    0 and 1, near 1 for the reversed one. Memberships of eq. (3) blur scores in between; with
+    ``membership="gated"`` the loss is closer to 1 - AUROC. See :func:`softcm.metrics.auroc`.
     """
     ascending = _ascending(threshold, input)
     return _loss(metrics.auroc, True, input, target, threshold=ascending, **options)
