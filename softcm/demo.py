@@ -251,13 +251,13 @@ def plot(results: Results, title: str, path: Path) -> str:
             low, high = mean - spread, np.minimum(mean + spread, 1)
             axes.fill_between(THRESHOLDS, low, high, color=colour, alpha=0.15, linewidth=0)
     # A file name may hold a dollar sign, which is no mathematics.
-    axes.set_title(f"{title}: F1 on the test part, {_statistics(results)}", parse_math=False)
+    axes.set_title(title, parse_math=False, wrap=True)
     axes.set_xlabel("decision threshold")
-    axes.set_ylabel("F1")
+    axes.set_ylabel("F1 on the test part")
     axes.set_xlim(0, 1)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(title=_statistics(results), alignment="left", frameon=False)
     try:
         figure.savefig(path, format="png", dpi=150)
     except OSError as error:

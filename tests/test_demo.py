@@ -231,10 +231,10 @@ def test_scores_are_those_of_scikit_learn():
 @pytest.mark.parametrize(
     ("differences", "verdict"),
     [
-        ((0.10, 0.12, 0.11), "is clearly better (+0.110 ± 0.008)"),
-        ((-0.10, -0.12, -0.11), "is clearly worse (-0.110 ± 0.008)"),
-        ((0.10, -0.12, 0.11), "makes no clear difference (+0.030 ± 0.104)"),
-        ((0.0, 0.0, 0.0), "makes no clear difference (+0.000 ± 0.000)"),
+        ((0.10, 0.12, 0.11), "is clearly better (+0.110 ± 0.008, higher in 3 of 3)"),
+        ((-0.10, -0.12, -0.11), "is clearly worse (-0.110 ± 0.008, higher in 0 of 3)"),
+        ((0.10, -0.12, 0.11), "makes no clear difference (+0.030 ± 0.104, higher in 2 of 3)"),
+        ((0.0, 0.0, 0.0), "makes no clear difference (+0.000 ± 0.000, higher in 0 of 3)"),
     ],
 )
 def test_conclusions_come_from_the_numbers(differences, verdict):

@@ -204,17 +204,29 @@ def assert_same(actual, expected):
 def test_compiled_equals_eager(dynamic, backend):
     module = Step(backend)
     step, counter = compiled(module, dynamic)
-    for seed in range(3):
-        inputs = batch(64, seed)
-        assert_same(run(step, module, inputs), run(module, module, inputs))
+    assert_same(run(step, module, batch(64)), run(module, module, batch(64)))
+    graphs = counter.frame_count
     # Other values, the same graph.
     with torch.no_grad():
         module.threshold += 0.05
-    assert_same(run(step, module, batch(64)), run(module, module, batch(64)))
-    assert counter.frame_count == 1
+    inputs = batch(64, seed=1)
+    assert_same(run(step, module, inputs), run(module, module, inputs))
+    assert counter.frame_count == graphs
     inputs = batch(96)
     assert_same(run(step, module, inputs), run(module, module, inputs))
-    assert counter.frame_count == (1 if dynamic else 2)
+    assert counter.frame_count == (graphs if dynamic else graphs + 1)
+
+
+@each_backend
+@pytest.mark.parametrize("index", [True, False], ids=["indices", "labels"])
+def test_compiled_module_with_every_size_dynamic(index, backend):
+    """Called directly, a module sees a number of classes that is a symbol too."""
+    module = softcm.F1Loss(pos_weight=torch.tensor([1.0, 2.0, 3.0]), backend=backend, bce_weight=1)
+    fast, _ = compiled(module, True)
+    p = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = batch(20)[2 if index else 1]
+    for weight in (None, torch.rand(20) if index else torch.rand(20, 1)):
+        assert_same([fast(p, target, weight)], [module(p, target, weight)])
 
 
 @needs_extension
