@@ -133,7 +133,8 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
     if pos_weight.requires_grad:
         raise ValueError("pos_weight requires grad, but receives no gradient; detach it")
     check_same_device("pos_weight", pos_weight, input)
-    if pos_weight.dim() > 1 or pos_weight.numel() not in (1, classes):
+    numel = pos_weight.numel()
+    if pos_weight.dim() > 1 or (numel != 1 and numel != classes):
         raise ValueError(
             f"pos_weight must be a number or a tensor of shape ({classes},), one for each class, "
             f"got shape {_shape(pos_weight)}"

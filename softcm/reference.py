@@ -93,8 +93,8 @@ def soft_counts(
         given = weight.reshape(-1, 1) if class_indices(input, target) else by_class(weight)
         w = torch.where(counted, given.to(dtype), 0.0)
         check_weight("weight", w)
-    w1 = w * torch.where(counted, y, 0.0).to(dtype)  # weight of the row of a positive
-    w0 = w - w1  # and of that of a negative
+    y = torch.where(counted, y, 0.0).to(dtype)
+    w1, w0 = w * y, w * (1 - y)  # weights of the rows of a positive and of a negative
     if pos_weight is not None:
         check_weight("pos_weight", pos_weight)
         w1 = w1 * pos_weight.to(dtype)
@@ -148,10 +148,10 @@ def loss(
 def labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
     """Labels (S, C) and which of them count; class indices become one class against the rest."""
     indices = class_indices(input, target)
-    y = target.reshape(-1, 1) if indices else by_class(target)
+    # int64, as the narrower types wrap the numbers that they are compared with.
+    y = target.reshape(-1, 1).long() if indices else by_class(target)
     counted = torch.ones_like(y, dtype=torch.bool)
     if ignore_index is not None:
-        # Compared as int64: a uint8 tensor would wrap the number that it is compared with.
         counted = (y if y.is_floating_point() else y.long()) != ignore_index
     if not indices:
         return y, counted

@@ -55,17 +55,22 @@ struct Top {
 template <class T>
 SOFTCM_CLONES T exponentials(const T* __restrict z, int64_t count, T shift, int64_t skip,
                              T* __restrict e) {
-  alignas(64) T lanes[kLanes] = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
+  alignas(64) double totals[kLanes] = {};
+  for (int64_t begin = 0; begin < count; begin += kTerms * kLanes) {
+    const int64_t end = std::min(count, begin + kTerms * kLanes);
+    alignas(64) T lanes[kLanes] = {};
+    for (int64_t i = begin; i < end; i += kLanes) {
 #pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const T value = exp_nonpositive(z[i + l] - shift);
-      const T kept = i + l == skip ? T(0) : value;
-      e[i + l] = kept;
-      lanes[l] = lanes[l] + kept;
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T value = exp_nonpositive(z[i + l] - shift);
+        const T kept = i + l == skip ? T(0) : value;
+        e[i + l] = kept;
+        lanes[l] = lanes[l] + kept;
+      }
     }
+    for (int64_t l = 0; l < kLanes; ++l) totals[l] += static_cast<double>(lanes[l]);
   }
-  return static_cast<T>(sum_lanes(lanes));
+  return static_cast<T>(sum_lanes(totals));
 }
 
 // z' of the classes other than the top one, from e = exp(z - largest) and its sum.
@@ -96,21 +101,26 @@ void forward_row(Row<T>& row) {
 template <class T>
 SOFTCM_CLONES T ratios(const T* __restrict output, const T* __restrict grad, int64_t count,
                        int64_t top, T* __restrict p, T* __restrict ratio) {
-  alignas(64) T lanes[kLanes] = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
+  alignas(64) double totals[kLanes] = {};
+  for (int64_t begin = 0; begin < count; begin += kTerms * kLanes) {
+    const int64_t end = std::min(count, begin + kTerms * kLanes);
+    alignas(64) T lanes[kLanes] = {};
+    for (int64_t i = begin; i < end; i += kLanes) {
 #pragma omp simd
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const T z = output[i + l];
-      const T e = exp_nonpositive(z < T(0) ? z : -z);
-      const T large = T(1) / (T(1) + e), small = e * large;
-      const T value = grad[i + l] * (T(1) + e);  // 1 - p = 1 / (1 + e) where p <= 1/2
-      const T kept = i + l == top ? T(0) : value;
-      p[i + l] = z < T(0) ? small : large;
-      ratio[i + l] = kept;
-      lanes[l] = lanes[l] + kept;
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T z = output[i + l];
+        const T e = exp_nonpositive(z < T(0) ? z : -z);
+        const T large = T(1) / (T(1) + e), small = e * large;
+        const T value = grad[i + l] * (T(1) + e);  // 1 - p = 1 / (1 + e) where p <= 1/2
+        const T kept = i + l == top ? T(0) : value;
+        p[i + l] = z < T(0) ? small : large;
+        ratio[i + l] = kept;
+        lanes[l] = lanes[l] + kept;
+      }
     }
+    for (int64_t l = 0; l < kLanes; ++l) totals[l] += static_cast<double>(lanes[l]);
   }
-  return static_cast<T>(sum_lanes(lanes));
+  return static_cast<T>(sum_lanes(totals));
 }
 
 template <class T>

@@ -129,9 +129,8 @@ SOFTCM_CLONES double resolve_weights(Staged<T>& b, int64_t count, T pos_weight) 
       const bool counts = b.counted_[i + l] != T(0);
       const T y = counts ? b.w1_[i + l] : T(0);
       const T w = counts ? b.w0_[i + l] : T(0);
-      const T w1 = w * y;
-      b.w0_[i + l] = w - w1;
-      b.w1_[i + l] = w1 * pos_weight;
+      b.w0_[i + l] = w * (T(1) - y);
+      b.w1_[i + l] = (w * y) * pos_weight;
       sum[l] = sum[l] + w;
     }
   }
