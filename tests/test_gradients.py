@@ -200,8 +200,10 @@ def test_threshold_at_the_kink_of_tau_m(backend):
 @each_membership
 @each_heaviside
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALF], ids=str)
-def test_threshold_gradient_equals_that_of_the_reference(dtype, heaviside, membership):
-    case = Case("threshold", (700, 3), "exact", target="soft", weight="sample", threshold=0.5)
+@pytest.mark.parametrize("shape", [(700, 3), (50_000,), (100, 40)], ids=str)
+def test_threshold_gradient_equals_that_of_the_reference(shape, dtype, heaviside, membership):
+    """Also where samples and classes are divided among several tasks."""
+    case = Case("threshold", shape, "exact", target="soft", weight="sample", threshold=0.5)
     example = case.build(dtype=dtype)
     gradients = []
     for backend, input in (("native", example.input), ("reference", example.input.double())):

@@ -25,8 +25,9 @@ def blocks(language):
 
 
 @pytest.fixture
-def folder_with_data(tmp_path):
-    """The my.npz and my.csv that the README's commands name."""
+def folder(tmp_path):
+    """A folder with what the README's commands name: benchmarks, my.npz and my.csv."""
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     rng = np.random.default_rng(0)
     y = (rng.random(400) < 0.2).astype(np.uint8)
     x = rng.normal(size=(400, 3)) + y[:, None]
@@ -42,13 +43,13 @@ def test_python_block(code):
 
 
 @pytest.mark.parametrize("code", blocks("bash"))
-def test_bash_block(code, folder_with_data):
+def test_bash_block(code, folder):
     for line in code.splitlines():
         command = shlex.split(line)
         assert command[0] == "python", "only Python commands can be run in this test"
         done = subprocess.run(
             [sys.executable, *command[1:]],
-            cwd=folder_with_data,
+            cwd=folder,
             env={**os.environ, "MPLBACKEND": "Agg"},
             capture_output=True,
             text=True,
