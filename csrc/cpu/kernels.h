@@ -1,0 +1,157 @@
+// The loops over a block of samples, compiled for several instruction sets. For soft_counts.cpp
+// only, hence the unnamed namespace.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../elementary.h"
+#include "../membership.h"
+#include "samples.h"
+#include "vectorize.h"
+
+namespace softcm {
+namespace {
+
+// Adds to the sums of membership.h those of count samples, a multiple of kLanes. False, and nothing
+// added, where a value that nobody has checked may be out of [0, 1].
+//
+// The form of the inner loop matters: with the sums in locals and a plain if, the compiler makes
+// masked additions of the branches. Conditional expressions on the arrays cost three times as much.
+template <class T, class H, class Samples>
+SOFTCM_CLONES bool add_sums(const H& heaviside, const Samples& s, int64_t count, Sums& sums) {
+  const H h = heaviside;
+  alignas(64) double totals[8][kLanes] = {};
+  alignas(64) decltype(s.unchecked_bits(0)) largest[kLanes] = {};
+  for (int64_t begin = 0; begin < count; begin += kTerms * kLanes) {
+    const int64_t end = std::min(count, begin + kTerms * kLanes);
+    alignas(64) T lanes[8][kLanes] = {};
+    for (int64_t i = begin; i < end; i += kLanes) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T p = s.p(i + l), w1 = s.w1(i + l), w0 = s.w0(i + l);
+        const T o = h.other(p, s.q(i + l));
+        const T o1 = w1 * o, o0 = w0 * o;
+        T other1_below = lanes[0][l], other1_above = lanes[1][l];
+        T other0_below = lanes[2][l], other0_above = lanes[3][l];
+        T weight1_below = lanes[4][l], weight1_above = lanes[5][l];
+        T weight0_below = lanes[6][l], weight0_above = lanes[7][l];
+        if (p < h.tau) {
+          other1_below += o1;
+          other0_below += o0;
+          weight1_below += w1;
+          weight0_below += w0;
+        } else {
+          other1_above += o1;
+          other0_above += o0;
+          weight1_above += w1;
+          weight0_above += w0;
+        }
+        lanes[0][l] = other1_below;
+        lanes[1][l] = other1_above;
+        lanes[2][l] = other0_below;
+        lanes[3][l] = other0_above;
+        lanes[4][l] = weight1_below;
+        lanes[5][l] = weight1_above;
+        lanes[6][l] = weight0_below;
+        lanes[7][l] = weight0_above;
+        const auto bits = s.unchecked_bits(i + l), before = largest[l];
+        largest[l] = bits > before ? bits : before;
+      }
+    }
+    for (int64_t k = 0; k < 8; ++k) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) totals[k][l] += static_cast<double>(lanes[k][l]);
+    }
+  }
+  for (int64_t l = 1; l < kLanes; ++l) largest[0] = std::max(largest[0], largest[l]);
+  if (largest[0] > ordered_bits(T(1))) return false;
+  sums += {sum_lanes(totals[0]), sum_lanes(totals[1]), sum_lanes(totals[2]), sum_lanes(totals[3]),
+           sum_lanes(totals[4]), sum_lanes(totals[5]), sum_lanes(totals[6]), sum_lanes(totals[7])};
+  return true;
+}
+
+template <class T>
+SOFTCM_CLONES double cross_entropy(const Staged<T>& s, int64_t count, bool from_logits) {
+  alignas(64) T sum[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+    if (from_logits) {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T z = s.z_[i + l], w1 = s.w1(i + l), w0 = s.w0(i + l);
+        const T rest = log_one_plus(exp_nonpositive(z < T(0) ? z : -z));
+        const T positive = w1 * ((z < T(0) ? -z : T(0)) + rest);
+        const T negative = w0 * ((z < T(0) ? T(0) : z) + rest);
+        // A row without weight adds nothing, even where its logarithm is infinite.
+        sum[l] = sum[l] + ((w1 == T(0) ? T(0) : positive) + (w0 == T(0) ? T(0) : negative));
+      }
+    } else {
+#pragma omp simd
+      for (int64_t l = 0; l < kLanes; ++l) {
+        const T p = s.p(i + l), q = s.q(i + l);
+        const T small = p < q ? p : q;
+        const T of_small = minus_log(small), of_large = minus_log_one_minus(small);
+        const T of_p = p < q ? of_small : of_large, of_q = p < q ? of_large : of_small;
+        sum[l] = sum[l] + (s.w1(i + l) * of_p + s.w0(i + l) * of_q);
+      }
+    }
+  }
+  return sum_lanes(sum);
+}
+
+// dL/dp of count samples at one threshold; kAdd: added to what is there.
+template <class T, class H, class Samples, bool kAdd>
+SOFTCM_CLONES void gradient(const H& heaviside, const Slopes<T>& slopes, const Samples& s,
+                            int64_t count, T* __restrict grad) {
+  const H h = heaviside;
+  const Slopes<T> k = slopes;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const T p = s.p(i);
+    const bool below = p < h.tau;
+    const T positive = below ? k.positive_below : k.positive_above;
+    const T negative = below ? k.negative_below : k.negative_above;
+    const T value = h.slope(p, s.q(i)) * (s.w1(i) * positive + s.w0(i) * negative);
+    grad[i] = kAdd ? grad[i] + value : value;
+  }
+}
+
+template <class T, class H>
+SOFTCM_CLONES double threshold_gradient(const H& heaviside, const Slopes<T>& slopes,
+                                        const Staged<T>& s, int64_t count) {
+  const H h = heaviside;
+  const Slopes<T> k = slopes;
+  alignas(64) T sum[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const T p = s.p(i + l);
+      const bool below = p < h.tau;
+      const T positive = below ? k.positive_below : k.positive_above;
+      const T negative = below ? k.negative_below : k.negative_above;
+      const T value =
+          h.slope_threshold(p, s.q(i + l)) * (s.w1(i + l) * positive + s.w0(i + l) * negative);
+      sum[l] = sum[l] + value;
+    }
+  }
+  return sum_lanes(sum);
+}
+
+// From dL/dp in grad to dL/dinput, the cross-entropy's part included; 0 for what is not counted.
+template <class T>
+SOFTCM_CLONES void finish_gradient(const Staged<T>& s, int64_t count, bool from_logits,
+                                   T grad_cross_entropy, T* __restrict grad) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const T p = s.p(i), q = s.q(i), variance = p * q;
+    const T bounded = variance < T(1e-12) ? T(1e-12) : variance;
+    const T residual = grad_cross_entropy * (s.w0(i) * p - s.w1(i) * q);
+    const T of_counts = from_logits ? grad[i] * variance : grad[i];
+    const T of_entropy = from_logits ? residual : residual / bounded;
+    const T value = grad_cross_entropy == T(0) ? of_counts : of_counts + of_entropy;
+    grad[i] = s.counted_[i] == T(0) ? T(0) : value;
+  }
+}
+
+}  // namespace
+}  // namespace softcm
