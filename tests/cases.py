@@ -66,7 +66,7 @@ class Example(NamedTuple):
 class Case:
     id: str
     shape: tuple[int, ...] = (1000,)
-    values: str = "uniform"  # or "exact", "logits", "large logits", "skewed"
+    values: str = "uniform"  # or "exact", "logits", "large logits", "sure logits", "skewed"
     positives: float = 0.3  # share of positive labels
     # or "bool", "uint8", "int32", "float", "soft", "smooth", "index", "uint8 index", ...
     target: str = "int64"
@@ -130,6 +130,8 @@ class Case:
             return 6 * rand() - 3
         if self.values == "large logits":
             return 160 * rand() - 80
+        if self.values == "sure logits":  # float32 has few digits of 1 - p
+            return (8 + 8 * rand()) * (rand() - 0.5).sign()
         if self.values == "skewed":  # scores of a classifier that is sure of nearly everything
             return rand() ** 8
         if self.values == "exact":  # 0, 1, thresholds, breakpoints and what lies between them
@@ -380,6 +382,8 @@ def _combinations() -> Iterator[Case]:
     yield Case("unordered-thresholds", threshold=(0.7, 0.2, 0.7, 0.5))
     for target in ("int64", "index"):
         yield Case(f"large-logits-{target}", shape=(300, 3), values="large logits", target=target)
+    for membership in ("soft", "gated"):
+        yield Case(f"sure-logits-{membership}", values="sure logits", membership=membership)
     yield Case("large-logits-sigmoid", values="large logits", heaviside=Sigmoid(), bce_weight=0.3)
     yield Case("skewed", shape=(5000,), values="skewed", positives=0.01)
     yield Case(

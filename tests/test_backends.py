@@ -78,6 +78,14 @@ def assert_gradient(actual, exact, relative, largest):
     assert (error <= bound).all(), f"{(error.max() / largest):.2e} of the largest"
 
 
+def gradient_of_probabilities(case, example, name):
+    """dL/dp of a case of logits, and p."""
+    z = example.input.double()
+    p = z.softmax(1) if case.class_indices else z.sigmoid()
+    options = example.options | {"from_logits": False}
+    return loss_of(example._replace(input=p, options=options), name, "reference")[1], p
+
+
 def largest_gradient(case, example, name, gradient):
     """The largest gradient, or where a softmax follows, the largest term of those it adds.
 
@@ -86,9 +94,7 @@ def largest_gradient(case, example, name, gradient):
     """
     if not (case.from_logits and case.class_indices):
         return gradient.abs().max()
-    p = example.input.double().softmax(1)
-    options = example.options | {"from_logits": False}
-    _, of_p = loss_of(example._replace(input=p, options=options), name, "reference")
+    of_p, p = gradient_of_probabilities(case, example, name)
     return (of_p * p).abs().max()
 
 
@@ -164,7 +170,7 @@ def test_every_loss(case_id, name, backend):
 
 @every_case
 def test_reference_at_float32(case):
-    """The reference, being plain formulas, also has the rounding of 1 - h: u of every sample."""
+    """The reference, being plain formulas, also has the rounding of 1 - h and of 1 - p."""
     example = case.build()
     exact = counts_of(example.in_float64(), "reference")
     assert_counts(counts_of(example, "reference"), exact, 1e-6, of_total=2**-24)
@@ -172,6 +178,9 @@ def test_reference_at_float32(case):
     loss, gradient = loss_of(example, "f1", "reference")
     torch.testing.assert_close(loss.double(), exact_loss, rtol=1e-6, atol=1e-6)
     largest = largest_gradient(case, example, "f1", exact_gradient)
+    if case.from_logits:
+        of_p, _ = gradient_of_probabilities(case, example, "f1")
+        largest = largest + 2**-23 / 1e-5 * of_p.abs().max()
     assert_gradient(gradient, exact_gradient, 1e-5, largest)
 
 
@@ -279,49 +288,49 @@ def test_sums_of_equal_probabilities(heaviside, backend):
 
 
 @every_backend
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_cross_entropy_of_equal_samples(from_logits, backend):
+    """Sums of weights and of cross-entropies are long sums as well."""
+    constants = torch.rand(60, generator=torch.Generator().manual_seed(5)).tolist()
+    for p in [*constants, 0.1, 1 / 3]:
+        input = torch.full((512,), p)
+        options = {"weight": torch.full((512,), p / 3), "from_logits": from_logits}
+        example = Example(input, torch.ones(512), options, {"bce_weight": 1000.0})
+        loss, _ = loss_of(example, "f1", backend)
+        exact, _ = loss_of(example.in_float64(), "f1", "reference")
+        torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
+
+
+def assert_counts_of(input, target, backend, **options):
+    example = Example(input, target, {"membership": "gated", **options}, {})
+    exact = counts_of(example.in_float64(), "reference")
+    assert_counts(counts_of(example, backend), exact, 1e-6)
+    return example
+
+
+@every_backend
 def test_sum_of_one_large_and_many_tiny_terms(backend):
     """A sum in float32 loses each of the tiny terms; here in the orders that may be the worst."""
     for period in (64, 128, 256, 512, 1024):
         input = torch.full((2048,), 1 - 2**-24)
         input.view(-1, period)[:, : period // 32] = 0.5
-        target = torch.ones(2048)
-        example = Example(input, target, {"membership": "gated"}, {})
-        exact = counts_of(example.in_float64(), "reference")
-        assert_counts(counts_of(example, backend), exact, 1e-6)
+        assert_counts_of(input, torch.ones(2048), backend)
 
 
 @every_backend
 def test_small_delta_next_to_a_breakpoint(backend):
-    """Where h is near delta, 0.5 - m2 |p - tau| cancels; delta + m2 (p - low) would not."""
+    """Where h is near delta, 0.5 - m2 |p - tau| cancels; delta + m2 (p - low) does not."""
     for p in (0.749513090, 0.7499, 0.2504869):
-        options = {"heaviside": Linear(0.01), "membership": "gated", "backend": backend}
-        assert_counts(*repeated(p, 512, 512, **options), 1e-6)
-
-
-@every_backend
-@pytest.mark.parametrize("classes", [1000, 20_000])
-def test_softmax_over_many_classes(classes, backend):
-    """The sum in a softmax is a long sum too, and of equal terms where nothing has been learnt."""
-    case = Case("many", (8, classes), "logits", target="index", average="micro")
-    example = case.build()
-    input = torch.where(torch.arange(classes) % 2 == 0, -1.2345, 0.0).repeat(8, 1)
-    input[:, 3] = 2.345
-    example = example._replace(input=input)
-    exact = counts_of(example.in_float64(), "reference")
-    assert_counts(counts_of(example, backend), exact, 1e-6)
-    assert_loss(case, example, "f1", backend)
+        assert_counts_of(torch.full((512,), p), torch.ones(512), backend, heaviside=Linear(0.01))
 
 
 @every_backend
 @pytest.mark.parametrize("label", [0.01, 0.9, 0.99, 0.999])
 def test_smoothed_labels_with_weights(label, backend):
-    """The weight of the row of a negative is w (1 - y); w - w y would cancel."""
+    """The weight of the row of a negative is w (1 - y); w - w y cancels."""
     input = torch.rand(1000, generator=torch.Generator().manual_seed(4))
-    options = {"membership": "gated", "weight": torch.full((1000,), 0.7)}
-    example = Example(input, torch.full((1000,), label), options, {})
-    wide = {"weight": options["weight"].double()}
-    exact = counts_of(example.in_float64()._replace(options=options | wide), "reference")
-    assert_counts(counts_of(example, backend), exact, 1e-6)
+    weight = torch.full((1000,), 0.7)
+    assert_counts_of(input, torch.full((1000,), label), backend, weight=weight)
 
 
 @every_backend
@@ -332,26 +341,30 @@ def test_probabilities_around_a_threshold(heaviside, threshold, backend):
     generator = torch.Generator().manual_seed(1)
     input = (threshold + 0.01 * torch.randn(1000, generator=generator)).float()
     target = (torch.rand(1000, generator=generator) < 0.3).float()
-    options = {"threshold": threshold, "heaviside": heaviside, "membership": "gated"}
-    example = Example(input, target, options, {})
-    exact = counts_of(example.in_float64(), "reference")
-    assert_counts(counts_of(example, backend), exact, 1e-6)
+    assert_counts_of(input, target, backend, threshold=threshold, heaviside=heaviside)
+
+
+@every_backend
+@pytest.mark.parametrize("classes", [1000, 20_000])
+def test_softmax_over_many_classes(classes, backend):
+    """The sum in a softmax is a long sum too, and of equal terms where nothing has been learnt."""
+    input = torch.where(torch.arange(classes) % 2 == 0, -1.2345, 0.0).repeat(8, 1)
+    input[:, 3] = 2.345
+    target = torch.randint(0, classes, (8,), generator=torch.Generator().manual_seed(6))
+    case = Case("many", (8, classes), "logits", target="index")
+    example = assert_counts_of(input, target, backend, from_logits=True)
+    assert_loss(case, example._replace(loss_options={"average": "micro"}), "f1", backend)
 
 
 @every_backend
 @pytest.mark.parametrize("membership", ["soft", "gated"])
 def test_a_single_positive_among_a_million(membership, backend):
-    generator = torch.Generator().manual_seed(2)
-    input = torch.rand(1_000_000, generator=generator) ** 6
-    target = torch.zeros(1_000_000, dtype=torch.uint8)
-    target[654_321] = 1
+    input = torch.rand(1_000_000, generator=torch.Generator().manual_seed(2)) ** 6
+    target = (torch.arange(1_000_000) == 654_321).to(torch.uint8)
     options = {"heaviside": Sigmoid(), "membership": membership, "threshold": 0.75}
-    case = Case("single", target="uint8", heaviside=Sigmoid())
-    example = Example(input, target, options, {})
-    exact = counts_of(example.in_float64(), "reference")
-    assert_counts(counts_of(example, backend), exact, 1e-6)
+    example = assert_counts_of(input, target, backend, **options)
     for name in ("f1", "mcc"):
-        assert_loss(case, example, name, backend)
+        assert_loss(Case("single"), example, name, backend)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
