@@ -66,7 +66,8 @@ class Example(NamedTuple):
 class Case:
     id: str
     shape: tuple[int, ...] = (1000,)
-    values: str = "uniform"  # or "exact", "logits", "large logits", "sure logits", "skewed"
+    # or "exact", "skewed", "logits", "large logits", "sure logits", "far logits"
+    values: str = "uniform"
     positives: float = 0.3  # share of positive labels
     # or "bool", "uint8", "int32", "float", "soft", "smooth", "index", "uint8 index", ...
     target: str = "int64"
@@ -132,6 +133,8 @@ class Case:
             return 160 * rand() - 80
         if self.values == "sure logits":  # float32 has few digits of 1 - p
             return (8 + 8 * rand()) * (rand() - 0.5).sign()
+        if self.values == "far logits":  # of which p is tiny, but not 0
+            return -20 - 20 * rand()
         if self.values == "skewed":  # scores of a classifier that is sure of nearly everything
             return rand() ** 8
         if self.values == "exact":  # 0, 1, thresholds, breakpoints and what lies between them
@@ -384,6 +387,7 @@ def _combinations() -> Iterator[Case]:
         yield Case(f"large-logits-{target}", shape=(300, 3), values="large logits", target=target)
     for membership in ("soft", "gated"):
         yield Case(f"sure-logits-{membership}", values="sure logits", membership=membership)
+    yield Case("far-logits", values="far logits", bce_weight=0.3)
     yield Case("large-logits-sigmoid", values="large logits", heaviside=Sigmoid(), bce_weight=0.3)
     yield Case("skewed", shape=(5000,), values="skewed", positives=0.01)
     yield Case(

@@ -293,9 +293,9 @@ def test_cross_entropy_of_equal_samples(from_logits, backend):
     """Sums of weights and of cross-entropies are long sums as well."""
     constants = torch.rand(60, generator=torch.Generator().manual_seed(5)).tolist()
     for p in [*constants, 0.1, 1 / 3]:
-        input = torch.full((512,), p)
-        options = {"weight": torch.full((512,), p / 3), "from_logits": from_logits}
-        example = Example(input, torch.ones(512), options, {"bce_weight": 1000.0})
+        input = torch.full((8192,), p)
+        options = {"weight": torch.full((8192,), p / 3), "from_logits": from_logits}
+        example = Example(input, torch.ones(8192), options, {"bce_weight": 1000.0})
         loss, _ = loss_of(example, "f1", backend)
         exact, _ = loss_of(example.in_float64(), "f1", "reference")
         torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
