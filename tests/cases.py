@@ -5,6 +5,7 @@ seed that depends on its id alone, so that a case is the same problem on every d
 the rounding of its values, in every dtype.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -225,6 +226,7 @@ def _generate() -> Iterator[Case]:
     yield from _targets()
     yield from _approximations()
     yield from _options()
+    yield from _many_thresholds()
     yield from _combinations()
 
 
@@ -378,10 +380,51 @@ def _options() -> Iterator[Case]:
             )
 
 
-def _combinations() -> Iterator[Case]:
+def _many_thresholds() -> Iterator[Case]:
+    """So many that kernels may take another way than a loop over them."""
     hundred = tuple(i / 100 for i in range(1, 100))
-    yield Case("99-thresholds", threshold=hundred, target="float")
+    exact = tuple(i / 32 for i in range(1, 32))
+    approximations = (Linear(), Linear(0.01), Linear(0.49), Sigmoid(), Sigmoid(200.0))
+    for heaviside, membership in itertools.product(approximations, ("soft", "gated")):
+        base = Case(
+            f"many-{heaviside.kind}{heaviside.parameter:g}-{membership}",
+            threshold=hundred,
+            heaviside=heaviside,
+            membership=membership,
+        )
+        yield replace(base, target="float")
+        # Not the outermost ones: of tails of a steep sigmoid alone, p in float32 tells too little.
+        yield replace(
+            base,
+            id=base.id + "-logits",
+            values="logits",
+            weight="sample",
+            threshold=hundred[9:-9],
+        )
+        # 0, 1 and elements on a threshold or breakpoint.
+        yield replace(base, id=base.id + "-exact", values="exact", threshold=exact)
+    for name, target, options in (
+        ("soft", "soft", {"weight": "zeros", "bce_weight": 0.3}),
+        ("classes", "int64", {"weight": "per row", "pos_weight": "classes", "average": "weighted"}),
+        ("ignored", "float", {"ignore_index": -1, "average": "none"}),
+        ("index", "index", {"ignore_index": -100, "values": "logits", "average": "micro"}),
+    ):
+        yield Case(f"many-{name}", shape=(600, 17), target=target, threshold=hundred, **options)
+    for name, thresholds in (
+        ("clustered", tuple(0.4 + i / 10_000 for i in range(60))),
+        ("tiny", tuple((i + 1) / 100_000 for i in range(60))),
+        ("large", tuple(1 - (i + 1) / 100_000 for i in range(60))),
+        ("unordered", hundred[::-1] + hundred[::7]),
+    ):
+        yield Case(f"many-{name}", threshold=thresholds, target="float")
+        yield Case(f"many-{name}-sure", threshold=thresholds, values="sure logits")
     yield Case("99-thresholds-classes", shape=(600, 3), values="logits", threshold=hundred)
+    thousand = tuple(i / 1000 for i in range(1, 1000))
+    yield Case("999-thresholds", (5000,), "skewed", 0.02, threshold=thousand, membership="gated")
+    yield Case("many-samples", (60_001,), threshold=exact, weight="sample")
+
+
+def _combinations() -> Iterator[Case]:
     yield Case("unordered-thresholds", threshold=(0.7, 0.2, 0.7, 0.5))
     for target in ("int64", "index"):
         yield Case(f"large-logits-{target}", shape=(300, 3), values="large logits", target=target)

@@ -292,6 +292,7 @@ def bits(examples):
 def examples_for_bits():
     """Problems that take every way through the code and are divided into several tasks."""
     large = Case("bits", (70_001,), target="float", threshold=(0.3, 0.5))
+    many = tuple(i / 32 for i in range(1, 32))
     cases = [
         large,
         replace(large, values="logits", heaviside=Sigmoid(), weight="sample", bce_weight=0.3),
@@ -299,6 +300,9 @@ def examples_for_bits():
         replace(large, shape=(9, 5, 9999), target="uint8", layout="channels last"),
         replace(large, heaviside=Sigmoid(), membership="gated", bce_weight=0.3),
         replace(large, shape=(50_000, 3), target="soft", average="weighted", heaviside=Linear(0.3)),
+        replace(large, threshold=many),
+        replace(large, values="logits", weight="sample", threshold=many),
+        replace(large, shape=(20_000, 3), threshold=many[::4], heaviside=Sigmoid()),
     ]
     dtypes = torch.float32, torch.float64, torch.float16, torch.bfloat16
     return [case.build(dtype=dtype) for case in cases for dtype in dtypes]
