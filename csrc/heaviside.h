@@ -135,4 +135,24 @@ struct Step {
   SOFTCM_HD T slope_threshold(T, T) const { return T(0); }
 };
 
+// From p to the level of a table: p cut off to a multiple of 1 / Q, p = 1 in the last. scale is
+// larger than Q by so little that a p which is a multiple up to its own rounding stays that
+// multiple (0.29f * 100 is less than 29).
+template <class T>
+struct Truncation {
+  T scale, last;
+
+  static Truncation make(int64_t levels) {
+    const double epsilon = sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-07;
+    return {T(static_cast<double>(levels) * (1 + 2 * epsilon)), T(levels - 1)};
+  }
+
+  // NaN goes to level 0, and so does what is below 0.
+  SOFTCM_HD int32_t operator()(T p) const {
+    const T scaled = p * scale;
+    const T positive = scaled > T(0) ? scaled : T(0);
+    return static_cast<int32_t>(positive < last ? positive : last);
+  }
+};
+
 }  // namespace softcm

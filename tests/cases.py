@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import softcm
-from softcm import Linear, Sigmoid
+from softcm import Linear, Sigmoid, Table
 
 # float32 holds these thresholds and their breakpoints tau -+ min(tau, 1 - tau) / 2 exactly, and so
 # do the half types: only at them can a test say on which segment a breakpoint lies.
@@ -75,7 +75,7 @@ class Case:
     layout: str = "contiguous"
     target_layout: str = "contiguous"
     threshold: float | tuple[float, ...] = 0.5
-    heaviside: Linear | Sigmoid = DEFAULT
+    heaviside: Linear | Sigmoid | Table = DEFAULT
     membership: str = "soft"
     weight: str | None = None  # or "sample", "per row", "per class", "scalar", "zeros"
     pos_weight: str | None = None  # or "scalar", "classes"
@@ -151,6 +151,9 @@ class Case:
             half = min(tau, 1 - tau) / 2
             for kink in (tau - half, tau, tau + half):
                 bad |= ((p - kink).abs() < 1e-6) & (p != kink)
+        if isinstance(self.heaviside, Table):  # between two levels
+            kink = (p * self.heaviside.levels).round() / self.heaviside.levels
+            bad |= ((p - kink).abs() < 1e-6) & (p != kink)
         return bad
 
     def _target(self, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -227,6 +230,7 @@ def _generate() -> Iterator[Case]:
     yield from _approximations()
     yield from _options()
     yield from _many_thresholds()
+    yield from _tables()
     yield from _combinations()
 
 
@@ -422,6 +426,30 @@ def _many_thresholds() -> Iterator[Case]:
     thousand = tuple(i / 1000 for i in range(1, 1000))
     yield Case("999-thresholds", (5000,), "skewed", 0.02, threshold=thousand, membership="gated")
     yield Case("many-samples", (60_001,), threshold=exact, weight="sample")
+
+
+def _tables() -> Iterator[Case]:
+    fine = Table(Linear(0.2), decimals=3, threshold_step=0.01, dtype=torch.float32)
+    hundred = tuple(i / 100 for i in range(1, 100))
+    for membership in ("soft", "gated"):
+        base = Case("table", heaviside=Table(), membership=membership, threshold=TENTHS)
+        yield replace(base, id=f"table-{membership}", target="float")
+        yield replace(base, id=f"table-{membership}-exact", values="exact", target="float")
+        yield replace(
+            base,
+            id=f"table-{membership}-logits",
+            shape=(300, 3),
+            values="logits",
+            heaviside=Table(Sigmoid(), dtype=torch.float16),
+            weight="sample",
+            pos_weight="classes",
+            bce_weight=0.3,
+        )
+        yield replace(base, id=f"table-{membership}-fine", heaviside=fine, threshold=hundred)
+    own = Table(Sigmoid(50.0), decimals=1, thresholds=(0.7, 0.25))
+    yield Case("table-index", (300, 3), target="index", heaviside=own, threshold=0.25)
+    yield Case("table-ignored", target="soft", ignore_index=-1, heaviside=own, threshold=(0.7,))
+    yield Case("table-large", (60_001,), "skewed", 0.02, heaviside=Table(), target="float")
 
 
 def _combinations() -> Iterator[Case]:

@@ -81,22 +81,41 @@ class Buckets {
   int32_t step_ = 1;
 };
 
-// The buckets of count samples. False where a value that nobody has checked may be out of [0, 1].
+// What there is among the p and the labels of a block. kOutOfRange: a value that nobody has checked
+// may be out of [0, 1].
+enum class Values { kNumbers, kNaN, kOutOfRange };
+
 template <class T, class Samples>
-SOFTCM_CLONES bool find_buckets(const BucketSearch<T>& search, const Samples& s, int64_t count,
+SOFTCM_CLONES Values look_at(const Samples& s, int64_t count) {
+  alignas(64) decltype(s.unchecked_bits(0)) largest[kLanes] = {};
+  alignas(64) T nan[kLanes] = {};  // or 0
+  for (int64_t i = 0; i < count; i += kLanes) {
+#pragma omp simd
+    for (int64_t l = 0; l < kLanes; ++l) {
+      const auto bits = s.unchecked_bits(i + l), before = largest[l];
+      largest[l] = bits > before ? bits : before;
+      nan[l] = nan[l] + (s.p(i + l) - s.p(i + l));
+    }
+  }
+  for (int64_t l = 1; l < kLanes; ++l) largest[0] = std::max(largest[0], largest[l]);
+  if (largest[0] > ordered_bits(T(1))) return Values::kOutOfRange;
+  const double sum = sum_lanes(nan);
+  return sum == sum ? Values::kNumbers : Values::kNaN;
+}
+
+// The buckets of count samples.
+template <class T, class Samples>
+SOFTCM_CLONES void find_buckets(const BucketSearch<T>& search, const Samples& s, int64_t count,
                                 int32_t* __restrict bucket) {
   const T* __restrict knots = search.knots;
   const int32_t* __restrict first = search.first;
   const T cells = search.cells;
-  decltype(s.unchecked_bits(0)) largest = 0;
-#pragma omp simd reduction(max : largest)
+#pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const T p = s.p(i);
     const T positive = p > T(0) ? p : T(0);  // NaN as 0
     const T bounded = positive < T(1) ? positive : T(1);
     bucket[i] = first[static_cast<int32_t>(bounded * cells)];
-    const auto bits = s.unchecked_bits(i);
-    largest = bits > largest ? bits : largest;
   }
   for (int32_t step = search.step; step > 0; step /= 2) {
 #pragma omp simd
@@ -105,11 +124,18 @@ SOFTCM_CLONES bool find_buckets(const BucketSearch<T>& search, const Samples& s,
       bucket[i] = knots[b + step - 1] <= s.p(i) ? b + step : b;
     }
   }
-  return largest <= ordered_bits(T(1));
 }
 
 // Sums side by side, so that samples which all fall into one bucket need not wait for each other.
 constexpr int64_t kBucketCopies = 4;
+
+// From kBucketCopies x count numbers to count.
+inline void fold_copies(const double* copies, int64_t count, double* sums) {
+  static_assert(kBucketCopies == 4);
+  for (int64_t i = 0; i < count; ++i) {
+    sums[i] = (copies[i] + copies[count + i]) + (copies[2 * count + i] + copies[3 * count + i]);
+  }
+}
 
 // Adds count samples, a multiple of kBucketCopies, to kBucketCopies x size sums.
 template <class T, class Samples>

@@ -74,19 +74,15 @@ class Bucketed {
 
   template <class Samples>
   bool add(const Samples& samples, int64_t count, double* scratch) const {
+    if (look_at<T>(samples, count) == Values::kOutOfRange) return false;
     int32_t bucket[kBlock];
-    if (!find_buckets<T>(buckets_.search(), samples, count, bucket)) return false;
+    find_buckets<T>(buckets_.search(), samples, count, bucket);
     add_to_buckets<T>(samples, count, bucket, buckets_.size(),
                       reinterpret_cast<BucketSums*>(scratch));
     return true;
   }
 
-  void finish(const double* scratch, double* sums) const {
-    const double *second = scratch + size(), *third = second + size(), *fourth = third + size();
-    for (int64_t i = 0; i < size(); ++i) {
-      sums[i] = (scratch[i] + second[i]) + (third[i] + fourth[i]);
-    }
-  }
+  void finish(const double* scratch, double* sums) const { fold_copies(scratch, size(), sums); }
 
   template <class Samples>
   void gradient(const Samples& samples, int64_t count, const Slope* slopes, T* grad) const {
@@ -107,7 +103,6 @@ class Bucketed {
 
  private:
   static constexpr int64_t kNumbers = sizeof(BucketSums) / sizeof(double);
-  static_assert(kBucketCopies == 4);
 
   RunningSums running(const double* sums, double BucketSums::* weight,
                       double BucketSums::* small) const {

@@ -12,6 +12,7 @@
 
 #include "../heaviside.h"
 #include "direct.h"
+#include "lookup_table.h"
 #include "many_thresholds.h"
 #include "passes.h"
 
@@ -47,6 +48,9 @@ auto with_method(const Problem& problem, bool threshold_grad, const F& f) {
       return problem.threshold.size() > 1 && problem.parameter <= SigmoidOfPower<T>::kMost
                  ? f(SigmoidPowers<T>(problem.threshold, problem.parameter))
                  : f(direct<Sigmoid, T>(problem));
+    case Kind::kTable:
+      return f(LookupTable<T>(problem.threshold, problem.table->const_data_ptr<float>(),
+                              problem.table->size(2)));
     default:
       return buckets ? f(StepBuckets<T>(problem.threshold)) : f(direct<Step, T>(problem));
   }
@@ -147,11 +151,11 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> soft_counts(
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, bool with_cross_entropy) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
   const BatchSums sums = sum_samples(problem, with_cross_entropy);
   const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
   Tensor counts = empty({problem.classes, thresholds, 4}, ScalarType::Double, input);
@@ -170,11 +174,12 @@ std::tuple<Tensor, Tensor, Tensor> soft_counts(
 std::tuple<Tensor, Tensor> soft_counts_backward(
     const Tensor& grad_counts, const Tensor& grad_cross_entropy, std::optional<Tensor> grad_loss,
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, bool threshold_grad) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  STD_TORCH_CHECK(!(threshold_grad && table), "softcm: a table has no gradient in its thresholds");
   std::vector<Counts> of_counts = to_counts(grad_counts);
   std::vector<double> of_entropy = to_doubles(grad_cross_entropy);
   const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
