@@ -4,13 +4,11 @@
 
 A step is forward and backward through the public call; float32 probabilities, medians. "direct" is
 the same 99 thresholds nine at a time, so few that the kernels take them one by one. "skewed" is 99
-thresholds for predictions of which 95% are below 0.01, as with rare positives. The last lines give
-the memory that a step at 999 thresholds takes beyond one at a single threshold.
+thresholds for predictions of which 95% are below 0.01, as with rare positives.
 """
 
 import argparse
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -72,18 +70,6 @@ def contenders(size: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def peak_memory(count: int, size: int) -> int:
-    """Bytes of a process that takes a step, at their most."""
-    code = (
-        "import resource, sys, torch, many_thresholds as m;"
-        f"m.contenders({size})['linear {count}']();"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=sys.path[0], check=True, capture_output=True, text=True)
-    return int(done.stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -115,8 +101,6 @@ def main() -> None:
             ratio = times[size][top] / times[size][bottom]
             cells.append(f"{ratio:.3g}" + (f" ({aim:.3g})" if aim else ""))
         print(f"{name:<28}" + "".join(f"{cell:>24}" for cell in cells))
-    more = (peak_memory(999, SIZES[0]) - peak_memory(1, SIZES[0])) / 2**20
-    print(f"\nmemory of a step at 999 thresholds beyond one at 1, N = {SIZES[0]:,}: {more:.1f} MiB")
 
 
 if __name__ == "__main__":
