@@ -4,13 +4,15 @@
 
 A step is forward and backward through the public call; float32 probabilities, medians. "direct" is
 the same 99 thresholds nine at a time, so few that the kernels take them one by one. "skewed" is 99
-thresholds for predictions of which 95% are below 0.01, as with rare positives.
+thresholds for predictions of which 95% are below 0.01, as with rare positives. The last lines show
+where the kernels change from a loop over the thresholds to buckets: from there the time is flat.
 """
 
 import argparse
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from cpu_speed import keep_freed_memory, median_time
@@ -19,6 +21,8 @@ from torch import Tensor
 import softcm
 
 SIZES = (1 << 20, 1 << 24)
+CROSSOVER_SIZES = (1 << 10, 1 << 14, 1 << 20)
+CROSSOVER_COUNTS = (4, 8, 12, 14, 16, 20, 32, 64)
 ROWS = (  # name, numerator, denominator, largest ratio aimed at for each size
     ("99 / 1 thresholds", "linear 99", "linear 1", (15, None)),
     ("99 thresholds / direct", "linear 99", "direct 99", (1 / 3, 1 / 3)),
@@ -101,6 +105,21 @@ def main() -> None:
             ratio = times[size][top] / times[size][bottom]
             cells.append(f"{ratio:.3g}" + (f" ({aim:.3g})" if aim else ""))
         print(f"{name:<28}" + "".join(f"{cell:>24}" for cell in cells))
+    crossover(arguments.seconds / 4)
+
+
+def crossover(seconds: float) -> None:
+    print(
+        f"\n{'us at T thresholds, T =':<28}" + "".join(f"{count:>8}" for count in CROSSOVER_COUNTS)
+    )
+    for size in CROSSOVER_SIZES:
+        p, y = torch.rand(size, requires_grad=True), (torch.rand(size) < 0.05).float()
+
+        def step(threshold: tuple[float, ...], p: Tensor = p, y: Tensor = y) -> object:
+            return torch.autograd.grad(softcm.f1_loss(p, y, threshold=threshold), p)
+
+        times = [median_time(partial(step, grid(count)), seconds) for count in CROSSOVER_COUNTS]
+        print(f"{f'N = {size:,}':<28}" + "".join(f"{t * 1e6:>8,.0f}" for t in times))
 
 
 if __name__ == "__main__":
