@@ -1,7 +1,8 @@
 """The losses as modules: they hold the options and call the functional form."""
 
+import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from .confusion import ConfusionMatrix
 from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
 from .metrics import Costs, LinearFractional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class _Loss(torch.nn.Module):
@@ -36,6 +40,7 @@ class _Loss(torch.nn.Module):
         bce_weight: float = 0.0,
         from_logits: bool = False,
         backend: str = "auto",
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
         self._set("threshold", threshold)
@@ -49,6 +54,7 @@ class _Loss(torch.nn.Module):
             "bce_weight": bce_weight,
             "from_logits": from_logits,
             "backend": backend,
+            "process_group": process_group,
         }
 
     def _set(self, name: str, value: Any) -> None:
@@ -66,6 +72,14 @@ class _Loss(torch.nn.Module):
             weight=weight,
             **self.options,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Loss":
+        # A process group cannot be copied, and a copy of the loss belongs to the same one.
+        process_group = self.options["process_group"]
+        memo[id(process_group)] = process_group
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def extra_repr(self) -> str:
         shown = {"threshold": self.threshold, "pos_weight": self.pos_weight, **self.options}
