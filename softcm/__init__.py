@@ -1,6 +1,7 @@
 """Losses from the metrics of a confusion matrix, for binary and multi-label classifiers."""
 
 from . import metrics
+from .accumulation import GradientAccumulation
 from .backends import available_backends
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
 from .heaviside import Linear, Sigmoid, heaviside
@@ -58,6 +59,7 @@ __all__ = [
     "F1Loss",
     "FBetaLoss",
     "GMeanLoss",
+    "GradientAccumulation",
     "InformednessLoss",
     "JaccardLoss",
     "KappaLoss",

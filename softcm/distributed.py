@@ -13,6 +13,7 @@ from .reference import Counts
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+Group = Union["ProcessGroup", None]
 Parts = Union["ProcessGroup", "Collector", None]
 
 
@@ -53,20 +54,25 @@ def whole_batch(counts: Counts, parts: Parts) -> Counts:
     sums = torch.cat(
         (counts.counts.flatten(1), counts.totals, counts.cross_entropy.unsqueeze(1)), dim=1
     )
-    sums = parts.whole(sums) if isinstance(parts, Collector) else sum_over_processes(sums, parts)
+    if isinstance(parts, Collector):
+        sums = parts.whole(sums)
+    else:
+        sums = in_place_of_part(sums, all_sums(sums, parts), gradient_factor(parts))
     of_thresholds, totals, cross_entropy = sums.split((sums.shape[1] - 3, 2, 1), dim=1)
     return Counts(
         of_thresholds.reshape(counts.counts.shape), totals.detach(), cross_entropy.squeeze(1)
     )
 
 
-def sum_over_processes(sums: Tensor, process_group: "ProcessGroup") -> Tensor:
+def all_sums(sums: Tensor, process_group: Group) -> Tensor:
+    """The sums of all processes, without gradients."""
     whole = sums.detach().clone()
-    dist.all_reduce(whole, group=process_group)
-    return in_place_of_part(sums, whole, gradient_factor(process_group))
+    if process_group is not None:
+        dist.all_reduce(whole, group=process_group)
+    return whole
 
 
-def gradient_factor(process_group: "ProcessGroup | None") -> int:
+def gradient_factor(process_group: Group) -> int:
     """The number of processes, by which a local gradient is multiplied.
 
     Each process has the loss of the whole batch and, by the partials that all of them share, its

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import losses
 from .confusion import ConfusionMatrix
+from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
 from .metrics import Costs, LinearFractional
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class _Loss(torch.nn.Module):
+class Loss(torch.nn.Module):
     """A loss with its options, those of the functional form of the same name but ``weight``.
 
     ``forward(input, target, weight=None)`` returns the loss. Tensors among the options follow the
@@ -64,16 +65,23 @@ class _Loss(torch.nn.Module):
             setattr(self, name, value)
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self.evaluate(input, target, weight, self.options["process_group"])
+
+    def evaluate(
+        self, input: Tensor, target: Tensor, weight: Tensor | None, parts: Parts
+    ) -> Tensor:
+        """The loss of the batch of which these tensors are a part; None: they are all of it."""
+        options = {**self.options, "process_group": parts}
         return type(self).function(
             input,
             target,
             threshold=self.threshold,
             pos_weight=self.pos_weight,
             weight=weight,
-            **self.options,
+            **options,
         )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Loss":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Loss":
         # A process group cannot be copied, and a copy of the loss belongs to the same one.
         process_group = self.options["process_group"]
         memo[id(process_group)] = process_group
@@ -86,13 +94,13 @@ class _Loss(torch.nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
 
 
-class F1Loss(_Loss):
+class F1Loss(Loss):
     """:func:`softcm.f1_loss` as a module."""
 
     function = staticmethod(losses.f1_loss)
 
 
-class FBetaLoss(_Loss):
+class FBetaLoss(Loss):
     """:func:`softcm.fbeta_loss` as a module."""
 
     function = staticmethod(losses.fbeta_loss)
@@ -102,43 +110,43 @@ class FBetaLoss(_Loss):
         self.options["beta"] = beta
 
 
-class AccuracyLoss(_Loss):
+class AccuracyLoss(Loss):
     """:func:`softcm.accuracy_loss` as a module."""
 
     function = staticmethod(losses.accuracy_loss)
 
 
-class BalancedAccuracyLoss(_Loss):
+class BalancedAccuracyLoss(Loss):
     """:func:`softcm.balanced_accuracy_loss` as a module."""
 
     function = staticmethod(losses.balanced_accuracy_loss)
 
 
-class PrecisionLoss(_Loss):
+class PrecisionLoss(Loss):
     """:func:`softcm.precision_loss` as a module."""
 
     function = staticmethod(losses.precision_loss)
 
 
-class RecallLoss(_Loss):
+class RecallLoss(Loss):
     """:func:`softcm.recall_loss` as a module."""
 
     function = staticmethod(losses.recall_loss)
 
 
-class SpecificityLoss(_Loss):
+class SpecificityLoss(Loss):
     """:func:`softcm.specificity_loss` as a module."""
 
     function = staticmethod(losses.specificity_loss)
 
 
-class JaccardLoss(_Loss):
+class JaccardLoss(Loss):
     """:func:`softcm.jaccard_loss` as a module."""
 
     function = staticmethod(losses.jaccard_loss)
 
 
-class TverskyLoss(_Loss):
+class TverskyLoss(Loss):
     """:func:`softcm.tversky_loss` as a module."""
 
     function = staticmethod(losses.tversky_loss)
@@ -148,31 +156,31 @@ class TverskyLoss(_Loss):
         self.options |= {"alpha": alpha, "beta": beta}
 
 
-class MCCLoss(_Loss):
+class MCCLoss(Loss):
     """:func:`softcm.mcc_loss` as a module."""
 
     function = staticmethod(losses.mcc_loss)
 
 
-class GMeanLoss(_Loss):
+class GMeanLoss(Loss):
     """:func:`softcm.gmean_loss` as a module."""
 
     function = staticmethod(losses.gmean_loss)
 
 
-class InformednessLoss(_Loss):
+class InformednessLoss(Loss):
     """:func:`softcm.informedness_loss` as a module."""
 
     function = staticmethod(losses.informedness_loss)
 
 
-class KappaLoss(_Loss):
+class KappaLoss(Loss):
     """:func:`softcm.kappa_loss` as a module."""
 
     function = staticmethod(losses.kappa_loss)
 
 
-class CostLoss(_Loss):
+class CostLoss(Loss):
     """:func:`softcm.cost_loss` as a module."""
 
     function = staticmethod(losses.cost_loss)
@@ -182,7 +190,7 @@ class CostLoss(_Loss):
         self.options["costs"] = costs
 
 
-class AUROCLoss(_Loss):
+class AUROCLoss(Loss):
     """:func:`softcm.auroc_loss` as a module."""
 
     function = staticmethod(losses.auroc_loss)
@@ -191,7 +199,7 @@ class AUROCLoss(_Loss):
         super().__init__(threshold=threshold, **options)
 
 
-class AUPRCLoss(_Loss):
+class AUPRCLoss(Loss):
     """:func:`softcm.auprc_loss` as a module."""
 
     function = staticmethod(losses.auprc_loss)
@@ -200,7 +208,7 @@ class AUPRCLoss(_Loss):
         super().__init__(threshold=threshold, **options)
 
 
-class ConfusionLoss(_Loss):
+class ConfusionLoss(Loss):
     """:func:`softcm.confusion_loss` as a module."""
 
     function = staticmethod(losses.confusion_loss)

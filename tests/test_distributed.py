@@ -5,6 +5,7 @@ The yardstick is a single process with the concatenated batch.
 
 import copy
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -244,6 +245,41 @@ def test_training_equals_that_of_one_process(processes, wrapper):
             trained = [p for name, p in alone.named_parameters() if "threshold" not in name]
         for a, b in zip(parameters, trained, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def train_with_accumulation(part_and_number):
+    """Every process with a number of micro-batches of its own."""
+    part, number = part_and_number
+    model, loss = model_and_loss(dist.group.WORLD)
+    model = DistributedDataParallel(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    micro_batches = list(zip(*(x.tensor_split(number) for x in part[:2]), strict=True))
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        accumulation = softcm.GradientAccumulation(loss)
+        with torch.no_grad():
+            for x, y in micro_batches:
+                accumulation.count(model(x), y)
+        for i, (x, y) in enumerate(micro_batches):
+            with model.no_sync() if i < number - 1 else nullcontext():
+                value = accumulation.loss(model(x), y)
+                value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return losses, [p.detach() for p in model.parameters()]
+
+
+def test_accumulation_in_several_processes(processes):
+    whole, parts = batch(uneven(processes.world))
+    numbers = [(3, 1, 2)[rank] for rank in range(processes.world)]
+    model, loss = model_and_loss(None)
+    loss.threshold.requires_grad_(False)
+    losses, _ = train(WithLoss(model, loss), whole)
+    of_rank = list(zip(parts, numbers, strict=True))
+    for actual, parameters in processes.run(train_with_accumulation, of_rank=of_rank):
+        assert actual == pytest.approx(losses, rel=1e-9)
+        torch.testing.assert_close(parameters, [*model.parameters()], rtol=1e-8, atol=1e-10)
 
 
 def compiled_loss_and_gradient(part):
