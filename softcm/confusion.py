@@ -127,7 +127,9 @@ def prepare(
     batch = inputs.canonical(
         input, target, threshold, weight, pos_weight, rule.ignore_index, parts is not None
     )
-    served_by = backends.select_backend(backend, input.device.type)
+    served_by = backends.select_backend(
+        backend, input.device.type, backends.NATIVE_DEVICES, inputs.is_transformed()
+    )
     if parts is not None and input.numel() == 0:  # of which the kernels know nothing
         served_by = "reference"
     if rule.from_logits and inputs.class_indices(batch.input, batch.target):

@@ -26,7 +26,14 @@ class Collector:
 
 
 def check_process_group(process_group: Any) -> None:
-    if process_group is None or isinstance(process_group, Collector):
+    if process_group is None:
+        return
+    if inputs.is_transformed():
+        raise RuntimeError(
+            "process_group and GradientAccumulation cannot serve under a transform of torch.func "
+            "(grad, vmap, ...)"
+        )
+    if isinstance(process_group, Collector):
         return
     if not dist.is_available():
         raise RuntimeError(

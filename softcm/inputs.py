@@ -179,6 +179,10 @@ def has_threshold_dimension(threshold: Threshold) -> bool:
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """A small float64 tensor of numbers known to Python; made once for each (values, device)."""
     if torch.compiler.is_compiling():  # a constant of the graph, which must not reach the cache
+        if len(values) == 1:  # may have become a symbol, which torch.tensor would fix
+            return torch.ones(1, dtype=torch.float64, device=device) * values[0]
+        return torch.tensor(values, dtype=torch.float64, device=device)
+    if is_transformed():  # a tensor made now belongs to the transform and ends with it
         return torch.tensor(values, dtype=torch.float64, device=device)
     return _cached_constant(values, device)
 
@@ -256,9 +260,24 @@ def check_weight(name: str, x: Tensor) -> None:
     raise_unless(good, lambda: f"{name} must be finite and >= 0, got {_range(x)}")
 
 
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is active: what torch.autograd.Function itself asks."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def plain(x: Tensor) -> Tensor:
+    """The tensor beneath the wrappers of torch.func, with the values of every sample of a vmap."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def raise_unless(good: Tensor, message: Callable[[], str]) -> None:
     """ValueError where values can be looked at without waiting, elsewhere an assert there."""
-    if good.device.type != "cpu" or torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if is_transformed() and not compiling:
+        good = plain(good)
+    if good.device.type != "cpu" or compiling:
         torch._assert_async(good.all(), "a value is out of range: run on the CPU to see which")
     elif not good.all():
         raise ValueError(message())
@@ -273,6 +292,7 @@ def describe(value: Any) -> str:
 
 
 def _range(x: Tensor) -> str:
+    x = plain(x)
     numbers = x[~x.isnan()]
     if numbers.numel() == 0:
         return "NaN"
