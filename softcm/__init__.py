@@ -43,6 +43,7 @@ from .modules import (
     RecallLoss,
     SpecificityLoss,
     TverskyLoss,
+    UnitInterval,
 )
 from .thresholds import TunedThreshold, tune_threshold
 
@@ -72,6 +73,7 @@ __all__ = [
     "SpecificityLoss",
     "TunedThreshold",
     "TverskyLoss",
+    "UnitInterval",
     "accuracy_loss",
     "auprc_loss",
     "auroc_loss",

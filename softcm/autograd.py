@@ -141,7 +141,8 @@ class _FractionalLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        batch, partials = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        saved = ctx.saved_tensors  # once: a checkpoint hands out each tensor a single time
+        batch, partials = saved[:5], saved[5:]
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import losses
+from . import inputs, losses
 from .confusion import ConfusionMatrix
 from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
@@ -18,12 +18,41 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+class UnitInterval(torch.nn.Module):
+    """A parametrisation that keeps a threshold inside (0, 1), whatever step an optimizer takes.
+
+    What is trained is the logit of the threshold::
+
+        loss = softcm.F1Loss(threshold=torch.nn.Parameter(torch.tensor(0.4)))
+        torch.nn.utils.parametrize.register_parametrization(
+            loss, "threshold", softcm.UnitInterval()
+        )
+
+    ``loss.threshold`` remains the threshold, and can be assigned to. It is at least the rounding
+    unit of its dtype away from 0 and 1, beyond which it has no gradient.
+
+    Raises:
+        TypeError: the threshold is no floating-point tensor.
+        ValueError: a threshold outside (0, 1) is assigned.
+    """
+
+    def forward(self, logit: Tensor) -> Tensor:
+        margin = torch.finfo(logit.dtype).eps
+        return torch.sigmoid(logit).clamp(margin, 1 - margin)
+
+    def right_inverse(self, threshold: Tensor) -> Tensor:
+        inputs.check_float_tensor("threshold", threshold)
+        inputs.check_threshold(threshold)
+        return torch.logit(threshold)
+
+
 class Loss(torch.nn.Module):
     """A loss with its options, those of the functional form of the same name but ``weight``.
 
     ``forward(input, target, weight=None)`` returns the loss. Tensors among the options follow the
-    module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter,
-    other tensors are buffers, which are not saved.
+    module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter
+    (:class:`softcm.UnitInterval` keeps it inside (0, 1)), other tensors are buffers, which are not
+    saved. ``options`` and ``threshold`` may be changed between calls.
     """
 
     function: ClassVar[Callable[..., Tensor]]
