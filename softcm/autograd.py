@@ -120,9 +120,10 @@ class _FractionalLoss(torch.autograd.Function):
     ) -> Tensor:
         batch = (input, target, threshold, weight, pos_weight)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
-        # scaler's factor, part of grad_loss, has been applied.
+        # scaler's factor, part of grad_loss, has been applied. Nor in a graph for every size.
         ctx.with_grad = (
             ctx.needs_input_grad[0]
+            and not torch.compiler.is_compiling()
             and input.numel() <= GRADIENT_IN_FORWARD
             and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"

@@ -1,6 +1,7 @@
 """The operators as PyTorch sees them (schemas, fake kernels, torch.compile), and their bits."""
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -266,6 +267,35 @@ def test_compiled_code_refuses_bad_values():
     assert fast(torch.full((16,), 0.5), y).isfinite()
     with pytest.raises((RuntimeError, ValueError), match="input must lie in"):
         fast(torch.full((16,), 1.5), y)
+
+
+@each_backend
+@pytest.mark.parametrize("loss", [softcm.F1Loss, softcm.MCCLoss])
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_a_module_with_a_loss(strict, loss, backend):
+    """For every size of a batch, and after a way through a file."""
+    torch.manual_seed(0)
+    options = {"from_logits": True, "bce_weight": 0.3, "backend": backend}
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 3)
+            self.loss = loss(threshold=torch.tensor([0.3, 0.6]), **options)
+
+        def forward(self, features, labels):
+            return self.loss(self.linear(features), labels)
+
+    model, size = Model(), torch.export.Dim("size", min=2)
+    program = torch.export.export(
+        model, batch(16)[:2], dynamic_shapes=({0: size}, {0: size}), strict=strict
+    )
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for n in (16, 40, 30_000):
+        assert_same([loaded(*batch(n)[:2])], [model(*batch(n)[:2])])
 
 
 # Promises about bits and bytes.
