@@ -60,6 +60,14 @@ each_dtype = pytest.mark.parametrize(
 )
 
 
+# With numbers in tensors, for compiled code in which they change.
+OVERLOADS = OPERATORS[:3]
+
+
+def in_tensors(values):
+    return [torch.tensor(x, dtype=torch.float64) if isinstance(x, float) else x for x in values]
+
+
 def arguments(operator, case, dtype, last):
     """What the library hands to an operator for a case; ``last`` is the operator's last flag."""
     example = case.build(dtype=dtype)
@@ -98,7 +106,8 @@ def as_tuple(outputs):
 def test_every_operator_is_tested():
     names = torch._C._dispatch_get_all_op_names()
     assert {name for name in names if name.startswith("softcm::")} == {
-        f"softcm::{name}" for name in OPERATORS
+        *(f"softcm::{name}" for name in OPERATORS),
+        *(f"softcm::{name}.of_tensors" for name in OVERLOADS),
     }
 
 
@@ -107,7 +116,13 @@ def test_every_operator_is_tested():
 def test_opcheck(operator, case):
     op = getattr(torch.ops.softcm, operator).default
     for last in (True, False):
-        torch.library.opcheck(op, arguments(operator, ARGUMENT_CASES[case], torch.float32, last))
+        given = arguments(operator, ARGUMENT_CASES[case], torch.float32, last)
+        torch.library.opcheck(op, given)
+        if operator in OVERLOADS:
+            of_tensors = getattr(torch.ops.softcm, operator).of_tensors
+            torch.library.opcheck(of_tensors, tuple(in_tensors(given)))
+            for a, b in zip(op(*given), of_tensors(*in_tensors(given)), strict=True):
+                assert torch.equal(a, b)
 
 
 @needs_extension

@@ -140,7 +140,20 @@ def test_a_threshold_that_learns_compiles_once():
     assert compilations(module, [step_of(optimizer)] * 3) == [1, 1, 1]
 
 
+def set_option(name, value):
+    return lambda module: module.options.update({name: value})
+
+
+CHANGES = {
+    "threshold": [set_threshold(tau) for tau in (0.3, 0.4, 0.5, 0.6)],
+    "delta": [set_option("heaviside", softcm.Linear(delta)) for delta in (0.1, 0.15, 0.2, 0.4)],
+    "k": [set_option("heaviside", softcm.Sigmoid(k)) for k in (5.0, 7.5, 10.0, 20.0)],
+    "bce_weight": [set_option("bce_weight", weight) for weight in (0.3, 0.2, 0.1, 0.05)],
+}
+
+
+@each_backend
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("loss", [softcm.F1Loss, softcm.MCCLoss])
-def test_a_number_compiles_once_more(loss):
-    changes = [set_threshold(tau) for tau in (0.3, 0.4, 0.5, 0.6)]
-    assert compilations(loss(), changes) == [1, 2, 2, 2]
+def test_a_number_compiles_once_more(loss, change, backend):
+    assert compilations(loss(backend=backend), CHANGES[change]) == [1, 2, 2, 2]
