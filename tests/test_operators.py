@@ -236,6 +236,35 @@ def test_compiled_equals_eager(dynamic, backend):
     assert counter.frame_count == (graphs if dynamic else graphs + 1)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_compiled(name, dynamic):
+    function, arguments = LOSSES[name]
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 3)
+
+        def forward(self, features, labels, classes, weight):
+            z, options = self.linear(features), {**arguments, "from_logits": True}
+            return torch.stack(
+                (
+                    function(z, labels, weight=weight, bce_weight=0.3, **options),
+                    function(z, classes, average="micro", heaviside=Sigmoid(), **options),
+                )
+            )
+
+    torch.manual_seed(0)
+    model = Model()
+    step, counter = compiled(model, dynamic)
+    graphs = []
+    for inputs in (batch(64), batch(40 if dynamic else 64, seed=1)):
+        assert_same(run(step, model, inputs), run(model, model, inputs))
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[1]
+
+
 @each_backend
 @pytest.mark.parametrize("index", [True, False], ids=["indices", "labels"])
 def test_compiled_module_with_every_size_dynamic(index, backend):
