@@ -1,6 +1,7 @@
 """Losses from the metrics of a confusion matrix, for binary and multi-label classifiers."""
 
 from . import metrics
+from .accumulation import GradientAccumulation
 from .backends import available_backends
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
 from .heaviside import Linear, Sigmoid, Table, heaviside
@@ -42,6 +43,7 @@ from .modules import (
     RecallLoss,
     SpecificityLoss,
     TverskyLoss,
+    UnitInterval,
 )
 from .thresholds import TunedThreshold, tune_threshold
 
@@ -58,6 +60,7 @@ __all__ = [
     "F1Loss",
     "FBetaLoss",
     "GMeanLoss",
+    "GradientAccumulation",
     "InformednessLoss",
     "JaccardLoss",
     "KappaLoss",
@@ -71,6 +74,7 @@ __all__ = [
     "Table",
     "TunedThreshold",
     "TverskyLoss",
+    "UnitInterval",
     "accuracy_loss",
     "auprc_loss",
     "auroc_loss",

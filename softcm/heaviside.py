@@ -221,7 +221,8 @@ class Table:
             raise ValueError(
                 "threshold requires grad, but a Table has no gradient in it; use its approximation"
             )
-        if threshold.device.type == "cpu" and not torch.compiler.is_compiling():
+        known = threshold.device.type == "cpu" and not torch.compiler.is_compiling()
+        if known and not inputs.is_transformed():
             return _cached_look_up(self, tuple(threshold.tolist()), threshold.dtype)
         return self._look_up(threshold)
 

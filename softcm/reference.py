@@ -20,6 +20,7 @@ from .inputs import (
     check_weight,
     class_index_message,
     class_indices,
+    plain,
     raise_unless,
 )
 
@@ -180,7 +181,7 @@ def labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Ten
         return y, counted
     classes = input.shape[1]
     known = ~counted | ((y >= 0) & (y < classes))
-    raise_unless(known, lambda: class_index_message(y[~known][0].item(), classes))
+    raise_unless(known, lambda: class_index_message(plain(y)[~plain(known)][0].item(), classes))
     one_hot = y == torch.arange(classes, device=y.device)
     return one_hot, counted.expand_as(one_hot)
 
@@ -206,15 +207,19 @@ def one_vs_rest_logits(input: Tensor) -> Tensor:
 
 
 class _OneVsRestLogits(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
+    def forward(z: Tensor) -> Tensor:
         top, _, rest_of_top = _split_top(z)
         # Of a class other than the top one the probability is at most 1/2: log(1 - p) is harmless.
         total = z.logsumexp(dim=1, keepdim=True)
         rest = total + torch.log1p(-torch.exp(z - total))
-        output = z - rest.scatter(1, top, rest_of_top)
-        ctx.save_for_backward(z, output)
-        return output
+        return z - rest.scatter(1, top, rest_of_top)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -243,9 +248,14 @@ class _ProbabilityCrossEntropy(torch.autograd.Function):
     alone would leave the gradient at p = 0 and p = 1 undefined.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, p: Tensor, w1: Tensor, w0: Tensor) -> Tensor:
-        ctx.save_for_backward(p, w1, w0)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(p: Tensor, w1: Tensor, w0: Tensor) -> Tensor:
         return -(w1 * p.log().clamp(min=-100) + w0 * torch.log1p(-p).clamp(min=-100))
 
     @staticmethod

@@ -431,3 +431,12 @@ def test_select_backend(requested, device, native_devices, expected):
     assert "backend" in str(caught.value)
     assert repr(requested) in str(caught.value)
     assert ("auto" in str(caught.value)) or ("reference" in str(caught.value))
+
+
+@pytest.mark.parametrize("requested", ["auto", "reference", "native"])
+def test_only_the_reference_serves_under_a_transform(requested):
+    if requested == "native":
+        with pytest.raises(RuntimeError, match="backend='native' cannot serve under a transform"):
+            select_backend(requested, "cpu", frozenset({"cpu"}), True)
+    else:
+        assert select_backend(requested, "cpu", frozenset({"cpu"}), True) == "reference"

@@ -239,3 +239,29 @@ def test_thresholds_as_they_come():
     for threshold in (0.1 * 3, *(torch.tensor([0.3], dtype=d) for d in (torch.half, torch.float))):
         loss = softcm.f1_loss(p, target, threshold=threshold, heaviside=Table())
         assert torch.equal(loss, expected)
+
+
+@each_backend
+@pytest.mark.parametrize("threshold", [0.5, (0.1, 0.9), torch.tensor([0.3, 0.7])], ids=str)
+def test_compiled(threshold, backend):
+    p, target = torch.rand(50, requires_grad=True), torch.rand(50) < 0.3
+
+    def loss(p):
+        return softcm.f1_loss(p, target, threshold=threshold, heaviside=Table(), backend=backend)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True)
+    torch.testing.assert_close(compiled(p), loss(p))
+    (actual,), (expected,) = (torch.autograd.grad(f(p), p) for f in (compiled, loss))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_transformed():
+    p, target = torch.rand(4, 20, requires_grad=True), torch.rand(20) < 0.3
+
+    def loss(p):
+        return softcm.mcc_loss(p, target, threshold=(0.1, 0.9), heaviside=Table())
+
+    actual = torch.func.vmap(torch.func.grad(loss))(p)
+    expected = torch.autograd.grad(sum(loss(row) for row in p), p)[0]
+    torch.testing.assert_close(actual, expected)

@@ -1,6 +1,7 @@
 """The operators as PyTorch sees them (schemas, fake kernels, torch.compile), and their bits."""
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -60,6 +61,14 @@ each_dtype = pytest.mark.parametrize(
 )
 
 
+# With numbers in tensors, for compiled code in which they change.
+OVERLOADS = OPERATORS[:3]
+
+
+def in_tensors(values):
+    return [torch.tensor(x, dtype=torch.float64) if isinstance(x, float) else x for x in values]
+
+
 def arguments(operator, case, dtype, last):
     """What the library hands to an operator for a case; ``last`` is the operator's last flag."""
     example = case.build(dtype=dtype)
@@ -102,7 +111,8 @@ def as_tuple(outputs):
 def test_every_operator_is_tested():
     names = torch._C._dispatch_get_all_op_names()
     assert {name for name in names if name.startswith("softcm::")} == {
-        f"softcm::{name}" for name in OPERATORS
+        *(f"softcm::{name}" for name in OPERATORS),
+        *(f"softcm::{name}.of_tensors" for name in OVERLOADS),
     }
 
 
@@ -111,7 +121,13 @@ def test_every_operator_is_tested():
 def test_opcheck(operator, case):
     op = getattr(torch.ops.softcm, operator).default
     for last in (True, False):
-        torch.library.opcheck(op, arguments(operator, ARGUMENT_CASES[case], torch.float32, last))
+        given = arguments(operator, ARGUMENT_CASES[case], torch.float32, last)
+        torch.library.opcheck(op, given)
+        if operator in OVERLOADS:
+            of_tensors = getattr(torch.ops.softcm, operator).of_tensors
+            torch.library.opcheck(of_tensors, tuple(in_tensors(given)))
+            for a, b in zip(op(*given), of_tensors(*in_tensors(given)), strict=True):
+                assert torch.equal(a, b)
 
 
 @needs_extension
@@ -225,6 +241,35 @@ def test_compiled_equals_eager(dynamic, backend):
     assert counter.frame_count == (graphs if dynamic else graphs + 1)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_compiled(name, dynamic):
+    function, arguments = LOSSES[name]
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 3)
+
+        def forward(self, features, labels, classes, weight):
+            z, options = self.linear(features), {**arguments, "from_logits": True}
+            return torch.stack(
+                (
+                    function(z, labels, weight=weight, bce_weight=0.3, **options),
+                    function(z, classes, average="micro", heaviside=Sigmoid(), **options),
+                )
+            )
+
+    torch.manual_seed(0)
+    model = Model()
+    step, counter = compiled(model, dynamic)
+    graphs = []
+    for inputs in (batch(64), batch(40 if dynamic else 64, seed=1)):
+        assert_same(run(step, model, inputs), run(model, model, inputs))
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[1]
+
+
 @each_backend
 @pytest.mark.parametrize("index", [True, False], ids=["indices", "labels"])
 def test_compiled_module_with_every_size_dynamic(index, backend):
@@ -271,6 +316,35 @@ def test_compiled_code_refuses_bad_values():
     assert fast(torch.full((16,), 0.5), y).isfinite()
     with pytest.raises((RuntimeError, ValueError), match="input must lie in"):
         fast(torch.full((16,), 1.5), y)
+
+
+@each_backend
+@pytest.mark.parametrize("loss", [softcm.F1Loss, softcm.MCCLoss])
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_a_module_with_a_loss(strict, loss, backend):
+    """For every size of a batch, and after a way through a file."""
+    torch.manual_seed(0)
+    options = {"from_logits": True, "bce_weight": 0.3, "backend": backend}
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 3)
+            self.loss = loss(threshold=torch.tensor([0.3, 0.6]), **options)
+
+        def forward(self, features, labels):
+            return self.loss(self.linear(features), labels)
+
+    model, size = Model(), torch.export.Dim("size", min=2)
+    program = torch.export.export(
+        model, batch(16)[:2], dynamic_shapes=({0: size}, {0: size}), strict=strict
+    )
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for n in (16, 40, 30_000):
+        assert_same([loaded(*batch(n)[:2])], [model(*batch(n)[:2])])
 
 
 # Promises about bits and bytes.
