@@ -1,11 +1,15 @@
-"""The compiled operators as differentiable functions, and their fake kernels for torch.compile."""
+"""The operators of the kernels as differentiable functions, and their fakes for torch.compile.
+
+A ``namespace`` is one of the two in which the operators are registered: that of the compiled
+extension, or that of the Triton kernels.
+"""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _extension, reference
+from . import _extension, reference, triton_ops
 from .inputs import Batch, accumulation_dtype, constant
 from .metrics import LinearFractional
 from .reference import Counts
@@ -13,6 +17,7 @@ from .reference import Counts
 # Up to this size the forward pass writes the gradient too, which saves the backward pass a call.
 # Beyond it, keeping a gradient until it is asked for would cost memory and save nothing.
 GRADIENT_IN_FORWARD = 16_384
+NAMESPACES = {"native": "softcm", "triton": triton_ops.NAMESPACE}
 
 
 class Rule(NamedTuple):
@@ -35,16 +40,16 @@ class LossRule(NamedTuple):
     bce_weight: float
 
 
-def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool) -> Counts:
-    """Counts of a batch by the compiled kernels, differentiable in input and threshold."""
-    return Counts(*_SoftCounts.apply(*batch[:5], rule, with_cross_entropy))
+def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool, namespace: str) -> Counts:
+    """Counts of a batch by the kernels, differentiable in input and threshold."""
+    return Counts(*_SoftCounts.apply(*batch[:5], rule, with_cross_entropy, namespace))
 
 
-def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule) -> Tensor:
-    """Loss of a linear-fractional metric by the compiled kernels, differentiable in input."""
+def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) -> Tensor:
+    """Loss of a linear-fractional metric by the kernels, differentiable in input."""
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
     coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
-    return _FractionalLoss.apply(*batch[:5], coefficients, rule, loss_rule)
+    return _FractionalLoss.apply(*batch[:5], coefficients, rule, loss_rule, namespace)
 
 
 def one_vs_rest_logits(logits: Tensor) -> Tensor:
@@ -79,13 +84,13 @@ class _SoftCounts(torch.autograd.Function):
         pos_weight: Tensor | None,
         rule: Rule,
         with_cross_entropy: bool,
+        namespace: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = (input, target, threshold, weight, pos_weight)
         ctx.save_for_backward(*batch)
-        ctx.rule, ctx.with_cross_entropy = rule, with_cross_entropy
-        counts, totals, cross_entropy = _call(
-            torch.ops.softcm.soft_counts.default, *batch, *rule, with_cross_entropy
-        )
+        ctx.rule, ctx.with_cross_entropy, ctx.namespace = rule, with_cross_entropy, namespace
+        operator = getattr(torch.ops, namespace).soft_counts.default
+        counts, totals, cross_entropy = _call(operator, *batch, *rule, with_cross_entropy)
         ctx.mark_non_differentiable(totals)
         return counts, totals, cross_entropy
 
@@ -97,12 +102,14 @@ class _SoftCounts(torch.autograd.Function):
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.with_cross_entropy)
             outputs = (counts.counts, counts.cross_entropy)
-            return *_gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy)), None, None
-        grad_input, grad_threshold = torch.ops.softcm.soft_counts_backward.default(
+            grads = _gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy))
+            return *grads, None, None, None
+        operator = getattr(torch.ops, ctx.namespace).soft_counts_backward.default
+        grad_input, grad_threshold = operator(
             grad_counts, grad_cross_entropy, None, *batch, *ctx.rule, ctx.needs_input_grad[2]
         )
         of_threshold = grad_threshold.to(batch[2].dtype) if ctx.needs_input_grad[2] else None
-        return grad_input, None, of_threshold, None, None, None, None
+        return grad_input, None, of_threshold, None, None, None, None, None
 
 
 class _FractionalLoss(torch.autograd.Function):
@@ -117,18 +124,21 @@ class _FractionalLoss(torch.autograd.Function):
         coefficients: Tensor,
         rule: Rule,
         loss_rule: LossRule,
+        namespace: str,
     ) -> Tensor:
         batch = (input, target, threshold, weight, pos_weight)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
-        # scaler's factor, part of grad_loss, has been applied.
+        # scaler's factor, part of grad_loss, has been applied. Nor by Triton, where the later
+        # multiplication costs as much as the launch that it saves.
         ctx.with_grad = (
-            ctx.needs_input_grad[0]
+            namespace == NAMESPACES["native"]
+            and ctx.needs_input_grad[0]
             and input.numel() <= GRADIENT_IN_FORWARD
             and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"
         )
         loss, *partials, grad_input = _call(
-            torch.ops.softcm.fractional_loss.default,
+            getattr(torch.ops, namespace).fractional_loss.default,
             *batch,
             *rule,
             coefficients,
@@ -136,7 +146,7 @@ class _FractionalLoss(torch.autograd.Function):
             ctx.with_grad,
         )
         ctx.save_for_backward(*batch, *((grad_input,) if ctx.with_grad else partials))
-        ctx.rule, ctx.loss_rule = rule, loss_rule
+        ctx.rule, ctx.loss_rule, ctx.namespace = rule, loss_rule, namespace
         return loss
 
     @staticmethod
@@ -145,14 +155,13 @@ class _FractionalLoss(torch.autograd.Function):
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
-            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None, None
+            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None, None, None
         if ctx.with_grad:
             grad_input = partials[0] * grad_loss
         else:
-            grad_input, _ = torch.ops.softcm.soft_counts_backward.default(
-                *partials, grad_loss, *batch, *ctx.rule, False
-            )
-        return grad_input, None, None, None, None, None, None, None
+            operator = getattr(torch.ops, ctx.namespace).soft_counts_backward.default
+            grad_input, _ = operator(*partials, grad_loss, *batch, *ctx.rule, False)
+        return grad_input, None, None, None, None, None, None, None, None
 
 
 def _is_differentiated() -> bool:
@@ -196,9 +205,11 @@ def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:
     raise ValueError(text)
 
 
-if _extension.LOADED:
+for _namespace in NAMESPACES.values():
+    if _namespace == NAMESPACES["native"] and not _extension.LOADED:
+        continue
 
-    @torch.library.register_fake("softcm::soft_counts")
+    @torch.library.register_fake(f"{_namespace}::soft_counts")
     def _soft_counts_fake(
         input: Tensor, target: Tensor, threshold: Tensor, *_: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,7 +220,7 @@ if _extension.LOADED:
         )
         return counts, totals, cross_entropy
 
-    @torch.library.register_fake("softcm::soft_counts_backward")
+    @torch.library.register_fake(f"{_namespace}::soft_counts_backward")
     def _soft_counts_backward_fake(
         grad_counts: Tensor,
         grad_cross_entropy: Tensor,
@@ -224,7 +235,7 @@ if _extension.LOADED:
         thresholds = threshold.shape[0] if threshold_grad else 0
         return grad_input, input.new_empty(thresholds, dtype=torch.float64)
 
-    @torch.library.register_fake("softcm::fractional_loss")
+    @torch.library.register_fake(f"{_namespace}::fractional_loss")
     def _fractional_loss_fake(
         input: Tensor, target: Tensor, threshold: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -238,6 +249,9 @@ if _extension.LOADED:
             input if with_grad else input.new_empty(0), memory_format=torch.contiguous_format
         )
         return loss, grad_counts, grad_cross_entropy, grad_input
+
+
+if _extension.LOADED:
 
     @torch.library.register_fake("softcm::one_vs_rest_logits")
     def _one_vs_rest_logits_fake(input: Tensor) -> Tensor:

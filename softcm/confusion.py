@@ -124,8 +124,9 @@ def count(
     batch: Batch, rule: Rule, served_by: str, with_cross_entropy: bool = False
 ) -> reference.Counts:
     """The counts of a prepared batch."""
-    if served_by == "native":
-        return autograd.soft_counts(batch, rule, with_cross_entropy)
+    if served_by != "reference":
+        namespace = autograd.NAMESPACES[served_by]
+        return autograd.soft_counts(batch, rule, with_cross_entropy, namespace)
     return reference.soft_counts(*batch[:5], *rule, with_cross_entropy)
 
 

@@ -87,7 +87,7 @@ def f1_loss(
             samples; of probabilities with the bounds of
             :func:`torch.nn.functional.binary_cross_entropy`, of logits in the stable form.
         from_logits: take ``input`` as logits.
-        backend: "auto", "native" (compiled kernels) or "reference" (plain PyTorch).
+        backend: "auto", "native" (compiled kernels), "triton" or "reference" (plain PyTorch).
 
     Returns:
         The loss in [0, 1], a scalar, or (C,) for ``average="none"``; float32, or float64 for
@@ -330,11 +330,11 @@ def _loss(
     batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
     if (
         isinstance(metric, LinearFractional)
-        and served_by == "native"
+        and served_by != "reference"
         and not batch.threshold.requires_grad
     ):
         loss_rule = LossRule(metric, maximize, average, zero_division, bce_weight)
-        return autograd.fractional_loss(batch, rule, loss_rule)
+        return autograd.fractional_loss(batch, rule, loss_rule, autograd.NAMESPACES[served_by])
     counts = count(batch, rule, served_by, bce_weight > 0)
     loss = reference.loss(counts, metric, maximize, average, zero_division, bce_weight)
     return loss.to(inputs.accumulation_dtype(input.dtype))
