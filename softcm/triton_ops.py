@@ -25,14 +25,15 @@ BATCH = (
 # part of the code with debug=True only, which is not meant to check integers for overflow as well.
 COMPILER_OPTIONS = {"enable_fp_fusion": False, "debug": True, "sanitize_overflow": False}
 
-tuning = Tuning()
-_tickets: dict[tuple[int, int], Tensor] = {}
+# 128 threads in either case, for loads of 128 bits.
+tuning = Tuning(warps=2 if torch.version.hip else 4)
+_tickets: dict[tuple[torch.device, int], Tensor] = {}
 
 
 class Call(NamedTuple):
     """What every kernel takes of a batch and a rule."""
 
-    given: tuple[Any, ...]
+    given: tuple[Any, ...]  # what every operator takes
     arguments: tuple[Any, ...]  # batch and steps
     constants: dict[str, Any]
     plan: Plan
@@ -150,7 +151,8 @@ def _launch_soft_counts(
     plan, device = call.plan, sums[0].device
     if device.type == "cpu":
         # The interpreter leaves out what a GPU would assert; the reference looks at the values.
-        reference.soft_counts(*call.given, with_cross_entropy=False)
+        values = (*call.given, False)
+        reference.soft_counts(*values)
     grid = (plan.rows * plan.parts, plan.tiles, plan.groups)
     of_parts = sums[0].new_empty(grid[0] * call.classes * (4 * call.thresholds + 3))
     _launch(
@@ -169,15 +171,15 @@ def _launch_soft_counts(
 
 
 def _ticket(device: torch.device) -> Tensor:
-    """The counter of finished programs of a stream; each launch leaves it at 0."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if device.type != "cuda" or capturing:  # a graph sets its own to 0
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    stream = torch.cuda.current_stream(device)
-    key = (stream.device_index, stream.cuda_stream)
-    if key not in _tickets:
-        _tickets[key] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _tickets[key]
+    """The counter of a stream's finished programs, which each launch leaves at 0."""
+    stream = 0
+    if device.type == "cuda":
+        if torch.cuda.is_current_stream_capturing():  # a graph sets its own to 0
+            return torch.zeros(1, dtype=torch.int32, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+    if (device, stream) not in _tickets:
+        _tickets[device, stream] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _tickets[device, stream]
 
 
 def _launch(call: Call, kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:

@@ -17,7 +17,7 @@ class Tuning(NamedTuple):
     most_classes: int = 16  # of a tile
     most_thresholds: int = 4  # of a program: each has four sums in registers
     programs: int = 4096  # beyond which a program takes more samples instead
-    warps: int = 4
+    warps: int = 4  # of 32 threads; an AMD wavefront has 64
 
 
 class Plan(NamedTuple):
