@@ -47,6 +47,7 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], torch.dtype, dict[str, Any]]] = {
     "logits, entropy": ((N,), torch.float32, {"from_logits": True, "bce_weight": 0.3}),
     "bfloat16": ((N,), torch.bfloat16, {}),
     "9 thresholds": ((N,), torch.float32, {"threshold": TENTHS}),
+    "table": ((N,), torch.float32, {"heaviside": softcm.Table()}),
     "10 classes": ((N, 10), torch.float32, {"from_logits": True}),
 }
 

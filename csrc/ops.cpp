@@ -80,6 +80,7 @@ void merge_samples(Problem& problem) {
 Kind kind_of(const std::string& heaviside) {
   if (heaviside == "linear") return Kind::kLinear;
   if (heaviside == "sigmoid") return Kind::kSigmoid;
+  if (heaviside == "table") return Kind::kTable;
   STD_TORCH_CHECK(heaviside == "step", "softcm: unknown heaviside ", heaviside);
   return Kind::kStep;
 }
@@ -142,8 +143,9 @@ Tensor to_contiguous(const Tensor& tensor) {
 
 Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& threshold,
                      const std::optional<Tensor>& weight, const std::optional<Tensor>& pos_weight,
-                     std::optional<int64_t> ignore_index, const std::string& heaviside,
-                     double parameter, const std::string& membership, bool from_logits) {
+                     const std::optional<Tensor>& table, std::optional<int64_t> ignore_index,
+                     const std::string& heaviside, double parameter, const std::string& membership,
+                     bool from_logits) {
   STD_TORCH_CHECK(input.dim() > 0 && input.numel() > 0, "softcm: input must not be empty");
   STD_TORCH_CHECK(is_float(input.scalar_type()), "softcm: input must be floating point");
   STD_TORCH_CHECK(is_label(target.scalar_type()), "softcm: target must be bool, integer or float");
@@ -172,6 +174,7 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
                   {classes * inner, inner, 1},
                   to_doubles(threshold),
                   {},
+                  std::nullopt,
                   ignore_index,
                   class_indices,
                   kind_of(heaviside),
@@ -196,6 +199,15 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
                       "softcm: pos_weight must be finite and >= 0, got ", w);
     }
   }
+  STD_TORCH_CHECK(table.has_value() == (problem.kind == Kind::kTable),
+                  "softcm: heaviside 'table', and no other, takes a table");
+  if (table) {
+    STD_TORCH_CHECK(table->scalar_type() == ScalarType::Float && table->dim() == 3 &&
+                        table->size(0) == 2 && table->size(1) == threshold.size(0) &&
+                        static_cast<double>(table->size(2)) == parameter && table->size(2) > 0,
+                    "softcm: table must have dtype float32 and shape (2, T, Q)");
+    problem.table = to_contiguous(*table);
+  }
   merge_samples(problem);
   return problem;
 }
@@ -205,21 +217,22 @@ STABLE_TORCH_LIBRARY(softcm, m) {
   // of the positives; cross-entropy sums (C,). All float64.
   m.def(
       "soft_counts(Tensor input, Tensor target, Tensor threshold, Tensor? weight, "
-      "Tensor? pos_weight, int? ignore_index, str heaviside, float parameter, str membership, "
-      "bool from_logits, bool with_cross_entropy) -> (Tensor, Tensor, Tensor)");
+      "Tensor? pos_weight, Tensor? table, int? ignore_index, str heaviside, float parameter, "
+      "str membership, bool from_logits, bool with_cross_entropy) -> (Tensor, Tensor, Tensor)");
   // From dL/dcounts (C, T, 4) and dL/dcross_entropy (C,), both times grad_loss (() or (C,)):
   // dL/dinput, and dL/dthreshold (T,) float64 if asked for (otherwise empty).
   m.def(
       "soft_counts_backward(Tensor grad_counts, Tensor grad_cross_entropy, Tensor? grad_loss, "
       "Tensor input, Tensor target, Tensor threshold, Tensor? weight, Tensor? pos_weight, "
-      "int? ignore_index, str heaviside, float parameter, str membership, bool from_logits, "
-      "bool threshold_grad) -> (Tensor, Tensor)");
+      "Tensor? table, int? ignore_index, str heaviside, float parameter, str membership, "
+      "bool from_logits, bool threshold_grad) -> (Tensor, Tensor)");
   // The loss of a linear-fractional metric, its gradients in the counts and cross-entropy sums, and
   // (with_grad, otherwise empty) in the input. metric holds the ten numbers a, a0, b, b0.
   m.def(
       "fractional_loss(Tensor input, Tensor target, Tensor threshold, Tensor? weight, "
-      "Tensor? pos_weight, int? ignore_index, str heaviside, float parameter, str membership, "
-      "bool from_logits, Tensor metric, bool maximize, str average, float zero_division, "
+      "Tensor? pos_weight, Tensor? table, int? ignore_index, str heaviside, float parameter, "
+      "str membership, bool from_logits, Tensor metric, bool maximize, str average, float "
+      "zero_division, "
       "float bce_weight, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");
   // For class indices: binary logits (N, C, *) of each class against the rest, from those of a
   // softmax over dimension 1; float32 or float64.

@@ -13,7 +13,7 @@ namespace softcm {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-enum class Kind { kLinear, kSigmoid, kStep };
+enum class Kind { kLinear, kSigmoid, kStep, kTable };
 
 // Element (n, c, l) of a tensor (N, C, L) stands at n * stride.n + c * stride.c +
 // l * stride.l.
@@ -35,6 +35,7 @@ struct Problem {
   Strides contiguous;  // of a contiguous tensor of the shape of input
   std::vector<double> threshold;
   std::vector<double> pos_weight;  // empty, or one a class
+  std::optional<Tensor> table;     // of kTable: (2, T, Q) float32, h and dh/dp at each level of p
   std::optional<int64_t> ignore_index;
   bool class_indices;  // target holds a class for each sample, not a label for each class
   Kind kind;
@@ -49,8 +50,9 @@ struct Problem {
 // Checks the arguments and builds the problem; the input rules stand here and nowhere else in C++.
 Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& threshold,
                      const std::optional<Tensor>& weight, const std::optional<Tensor>& pos_weight,
-                     std::optional<int64_t> ignore_index, const std::string& heaviside,
-                     double parameter, const std::string& membership, bool from_logits);
+                     const std::optional<Tensor>& table, std::optional<int64_t> ignore_index,
+                     const std::string& heaviside, double parameter, const std::string& membership,
+                     bool from_logits);
 
 // The values of a small floating-point tensor on the CPU.
 std::vector<double> to_doubles(const Tensor& tensor);

@@ -3,7 +3,7 @@
 from . import metrics
 from .backends import available_backends
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
-from .heaviside import Linear, Sigmoid, heaviside
+from .heaviside import Linear, Sigmoid, Table, heaviside
 from .losses import (
     accuracy_loss,
     auprc_loss,
@@ -68,6 +68,7 @@ __all__ = [
     "RecallLoss",
     "Sigmoid",
     "SpecificityLoss",
+    "Table",
     "TunedThreshold",
     "TverskyLoss",
     "accuracy_loss",

@@ -42,14 +42,14 @@ class LossRule(NamedTuple):
 
 def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool, namespace: str) -> Counts:
     """Counts of a batch by the kernels, differentiable in input and threshold."""
-    return Counts(*_SoftCounts.apply(*batch[:5], rule, with_cross_entropy, namespace))
+    return Counts(*_SoftCounts.apply(*batch.tensors, rule, with_cross_entropy, namespace))
 
 
 def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) -> Tensor:
     """Loss of a linear-fractional metric by the kernels, differentiable in input."""
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
     coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
-    return _FractionalLoss.apply(*batch[:5], coefficients, rule, loss_rule, namespace)
+    return _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule, namespace)
 
 
 def one_vs_rest_logits(logits: Tensor) -> Tensor:
@@ -82,11 +82,12 @@ class _SoftCounts(torch.autograd.Function):
         threshold: Tensor,
         weight: Tensor | None,
         pos_weight: Tensor | None,
+        table: Tensor | None,
         rule: Rule,
         with_cross_entropy: bool,
         namespace: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch = (input, target, threshold, weight, pos_weight)
+        batch = (input, target, threshold, weight, pos_weight, table)
         ctx.save_for_backward(*batch)
         ctx.rule, ctx.with_cross_entropy, ctx.namespace = rule, with_cross_entropy, namespace
         operator = getattr(torch.ops, namespace).soft_counts.default
@@ -109,7 +110,7 @@ class _SoftCounts(torch.autograd.Function):
             grad_counts, grad_cross_entropy, None, *batch, *ctx.rule, ctx.needs_input_grad[2]
         )
         of_threshold = grad_threshold.to(batch[2].dtype) if ctx.needs_input_grad[2] else None
-        return grad_input, None, of_threshold, None, None, None, None, None
+        return grad_input, None, of_threshold, None, None, None, None, None, None
 
 
 class _FractionalLoss(torch.autograd.Function):
@@ -121,12 +122,13 @@ class _FractionalLoss(torch.autograd.Function):
         threshold: Tensor,
         weight: Tensor | None,
         pos_weight: Tensor | None,
+        table: Tensor | None,
         coefficients: Tensor,
         rule: Rule,
         loss_rule: LossRule,
         namespace: str,
     ) -> Tensor:
-        batch = (input, target, threshold, weight, pos_weight)
+        batch = (input, target, threshold, weight, pos_weight, table)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
         # scaler's factor, part of grad_loss, has been applied. Nor by Triton, where the later
         # multiplication costs as much as the launch that it saves.
@@ -151,7 +153,7 @@ class _FractionalLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        batch, partials = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        batch, partials = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
@@ -161,7 +163,7 @@ class _FractionalLoss(torch.autograd.Function):
         else:
             operator = getattr(torch.ops, ctx.namespace).soft_counts_backward.default
             grad_input, _ = operator(*partials, grad_loss, *batch, *ctx.rule, False)
-        return grad_input, None, None, None, None, None, None, None, None
+        return grad_input, None, None, None, None, None, None, None, None, None
 
 
 def _is_differentiated() -> bool:
@@ -170,7 +172,7 @@ def _is_differentiated() -> bool:
 
 
 def _reference_counts(
-    batch: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    batch: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
     rule: Rule,
     with_cross_entropy: bool,
 ) -> Counts:
@@ -183,12 +185,12 @@ def _gradients(
     batch: tuple[Tensor | None, ...],
     grads: tuple[Tensor, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients in the five tensors of a batch that can be differentiated again."""
+    """Gradients in the six tensors of a batch that can be differentiated again."""
     wanted = [x for x in batch if x is not None and x.requires_grad]
     recorded = [(y, g) for y, g in zip(outputs, grads, strict=True) if y.requires_grad]
     ends, their_grads = zip(*recorded, strict=True)
     found = iter(torch.autograd.grad(ends, wanted, their_grads, create_graph=True))
-    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:5])
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:6])
 
 
 def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:

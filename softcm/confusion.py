@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import autograd, backends, inputs, reference
 from .autograd import Rule
-from .heaviside import DEFAULT, Heaviside, Step, check_heaviside
+from .heaviside import DEFAULT, Heaviside, Step, Table, check_heaviside
 from .inputs import Batch, Threshold
 
 MEMBERSHIPS = ("soft", "gated")
@@ -54,7 +54,9 @@ def soft_confusion_matrix(
     check_membership(membership)
     inputs.check_bool("from_logits", from_logits)
     rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
-    batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
+    batch, served_by = prepare(
+        input, target, threshold, heaviside, weight, pos_weight, rule, backend
+    )
     counts = count(batch, rule, served_by).counts.to(inputs.accumulation_dtype(input.dtype))
     return _confusion_matrix(counts, batch, threshold)
 
@@ -89,7 +91,9 @@ def confusion_matrix(
     inputs.check_bool("from_logits", from_logits)
     rule = Rule(ignore_index, Step.kind, Step.parameter, membership, from_logits)
     with torch.no_grad():
-        batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
+        batch, served_by = prepare(
+            input, target, threshold, Step(), weight, pos_weight, rule, backend
+        )
         counts = count(batch, rule, served_by).counts
     return _confusion_matrix(counts, batch, threshold)
 
@@ -98,6 +102,7 @@ def prepare(
     input: Tensor,
     target: Tensor,
     threshold: Threshold,
+    heaviside: Heaviside | Step,
     weight: Tensor | None,
     pos_weight: float | Tensor | None,
     rule: Rule,
@@ -110,6 +115,9 @@ def prepare(
     """
     batch = inputs.canonical(input, target, threshold, weight, pos_weight, rule.ignore_index)
     served_by = backends.select_backend(backend, input.device.type)
+    if isinstance(heaviside, Table):
+        own_threshold, table = heaviside.look_up(batch.threshold)
+        batch = batch._replace(threshold=own_threshold, table=table)
     if rule.from_logits and inputs.class_indices(batch.input, batch.target):
         logits = batch.input.to(inputs.accumulation_dtype(input.dtype))
         if rule.ignore_index is not None:  # a NaN there would reach the gradient
@@ -127,7 +135,7 @@ def count(
     if served_by != "reference":
         namespace = autograd.NAMESPACES[served_by]
         return autograd.soft_counts(batch, rule, with_cross_entropy, namespace)
-    return reference.soft_counts(*batch[:5], *rule, with_cross_entropy)
+    return reference.soft_counts(*batch.tensors, *rule, with_cross_entropy)
 
 
 def check_membership(membership: str) -> None:

@@ -30,7 +30,13 @@ class Batch(NamedTuple):
     threshold: Tensor  # (T,)
     weight: Tensor | None  # the shape of target
     pos_weight: Tensor | None  # (C,)
+    table: Tensor | None  # (2, T, Q) float32: h and dh/dp at Q levels of p
     classes: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """All but the number of classes: what every operator begins with."""
+        return self[:6]
 
 
 def canonical(
@@ -81,6 +87,7 @@ def canonical(
         threshold_tensor(threshold, input.device),
         _weight(weight, target, input) if weight is not None else None,
         _pos_weight(pos_weight, classes, input) if pos_weight is not None else None,
+        None,
         classes,
     )
 
@@ -155,13 +162,24 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
     if isinstance(threshold, Sequence) and not isinstance(threshold, str):
         if len(threshold) == 0:
             raise ValueError("threshold must hold at least one value, got an empty sequence")
-        values = tuple(check_number("threshold", value) for value in threshold)
+        values = tuple(threshold)
     else:
-        values = (check_number("threshold", threshold),)
-    for value in values:
-        if not 0.0 < value < 1.0:
-            raise ValueError(f"threshold must lie in (0, 1), got {value}")
-    return constant(values, device)
+        values = (threshold,)
+    # Plain floats, which are looked at once: a thousand of them cost more than the kernels.
+    if set(map(type, values)) == {float} and not torch.compiler.is_compiling():
+        return _known_thresholds(values, device)
+    return _threshold_constant(values, device)
+
+
+def _threshold_constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    numbers = tuple(check_number("threshold", value) for value in values)
+    for number in numbers:
+        if not 0.0 < number < 1.0:
+            raise ValueError(f"threshold must lie in (0, 1), got {number}")
+    return constant(numbers, device)
+
+
+_known_thresholds = lru_cache(maxsize=1024)(_threshold_constant)
 
 
 def has_threshold_dimension(threshold: Threshold) -> bool:

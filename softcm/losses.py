@@ -74,7 +74,7 @@ def f1_loss(
         threshold: a number, a sequence of numbers, or a tensor () or (T,), in (0, 1), on the scale
             of probabilities. Of several the mean loss is taken. A tensor that requires grad
             receives its gradient.
-        heaviside: :class:`softcm.Linear` or :class:`softcm.Sigmoid`.
+        heaviside: :class:`softcm.Linear`, :class:`softcm.Sigmoid` or :class:`softcm.Table`.
         membership: "soft" is eq. (3); "gated" counts a sample only in the two counts of its label.
         weight: weight of each sample, >= 0, broadcastable to ``target``; a weight of a sample of
             (N, C) has shape (N, 1).
@@ -327,7 +327,9 @@ def _loss(
     bce_weight = inputs.check_finite("bce_weight", bce_weight, lowest=0.0)
     inputs.check_bool("from_logits", from_logits)
     rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
-    batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
+    batch, served_by = prepare(
+        input, target, threshold, heaviside, weight, pos_weight, rule, backend
+    )
     if (
         isinstance(metric, LinearFractional)
         and served_by != "reference"

@@ -60,12 +60,30 @@ def memberships(p: Tensor, threshold: Tensor, h: Tensor, membership: str) -> tup
     return positive, negative
 
 
+def truncate(p: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """p cut off to a multiple of 1 / levels below 1, and which one it is; for a table.
+
+    The value is float64, in which it is on the right side of every threshold; its gradient is that
+    of p. The factor exceeds levels by so little that a p which is a multiple up to its own rounding
+    stays that multiple: float32(0.29) * 100 is less than 29.
+    """
+    factor = levels * (1 + 2 * torch.finfo(p.dtype).eps)
+    level = (p.detach() * factor).nan_to_num(0.0).clamp(0, levels - 1).long()
+    return level.double() / levels + (p - p.detach()), level
+
+
+def look_up(p: Tensor, level: Tensor, table: Tensor, threshold: int | Tensor) -> Tensor:
+    """h at the level of p and a threshold's index, with the gradient that the table has there."""
+    return table[0, threshold, level] + table[1, threshold, level] * (p - p.detach())
+
+
 def soft_counts(
     input: Tensor,
     target: Tensor,
     threshold: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
+    table: Tensor | None,
     ignore_index: int | None,
     heaviside_kind: str,
     parameter: float,
@@ -100,9 +118,14 @@ def soft_counts(
         w1 = w1 * pos_weight.to(dtype)
 
     p = torch.sigmoid(x) if from_logits else x
+    if table is not None:
+        p, level = truncate(p, table.shape[-1])
     counts = []
-    for tau in threshold.unbind():
-        h = heaviside(p, tau, heaviside_kind, parameter)
+    for i, tau in enumerate(threshold.unbind()):
+        if table is None:
+            h = heaviside(p, tau, heaviside_kind, parameter)
+        else:
+            h = look_up(p, level, table, i)
         positive, negative = memberships(p, tau, h, membership)
         row = w1.unsqueeze(-1) * positive + w0.unsqueeze(-1) * negative  # (S, C, 4)
         counts.append(row.double().sum(0))

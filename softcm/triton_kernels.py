@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_math import make_heaviside, other, slope, slope_threshold
+from .triton_math import is_below, make_heaviside, other, slope, slope_threshold
 from .triton_metric import finish_loss, load_counts
 from .triton_samples import (
     check_values,
@@ -28,7 +28,7 @@ TILE_T = tl.constexpr(16)  # thresholds of the tile in which it finds the loss
 @triton.jit
 def soft_counts_kernel(
     batch,
-    steps,  # thresholds (T,), the approximation's parameter, T
+    steps,  # thresholds (T,), the approximation's parameter, (table, levels) or None, T
     partial,  # (parts of the samples, sums), see sum_rows
     ticket,
     sums,  # counts, totals, cross-entropies
@@ -53,7 +53,7 @@ def soft_counts_kernel(
     Each program writes its sums to ``partial``. The last one to do so adds them up in a fixed
     order, and goes on to the loss.
     """
-    classes, thresholds = batch[6], steps[2]
+    classes, thresholds = batch[6], steps[3]
     of_tile = (tl.program_id(1) * C + tl.arange(0, C)).to(tl.int64)
     first_threshold = tl.program_id(2) * GROUP
     heavisides = make_group(steps, first_threshold, KIND, T, GROUP)
@@ -93,12 +93,13 @@ def soft_counts_kernel(
 @triton.jit
 def make_group(steps, first, KIND: tl.constexpr, T: tl.constexpr, GROUP: tl.constexpr):
     """The approximations at thresholds first, first + 1, ...; past the last, that one again."""
-    threshold, parameter, thresholds = steps
+    threshold, thresholds = steps[0], steps[3]
     heavisides = ()
     for g in tl.static_range(GROUP):
-        tau = tl.load(threshold + tl.minimum(first + g, thresholds - 1)).to(tl.float64)
+        t = tl.minimum(first + g, thresholds - 1)
+        tau = tl.load(threshold + t)
         tl.device_assert((tau > 0.0) & (tau < 1.0), "softcm: threshold must lie in (0, 1)")
-        heavisides += (make_heaviside(KIND, tau, tl.load(parameter), T),)
+        heavisides += (make_heaviside(KIND, steps, t, T),)
     return heavisides
 
 
@@ -167,7 +168,7 @@ def add_counts(counts, KIND: tl.constexpr, h, p, q, w1, w0, GATED: tl.constexpr)
     """Eq. (3), added to the four counts. All terms are nonnegative: nothing cancels."""
     tp, fn, fp, tn = counts
     o = other(KIND, h, p, q)
-    below = p < h[0]
+    below = is_below(KIND, h, p)
     of_label = tl.where(below, o, 1.0 - o)
     against = tl.where(below, 1.0 - o, o)
     tp += w1 * of_label
@@ -225,7 +226,7 @@ def soft_counts_backward_kernel(
 ):
     """dL/dinput; dL/dthreshold of each program's tile. Grid: (parts, tiles of classes)."""
     inner, classes = batch[5], batch[6]
-    threshold, parameter, thresholds = steps
+    thresholds = steps[3]
     grad_counts, grad_cross_entropy, grad_loss = grads
     length, parts_of_row = rows
     part = tl.program_id(0).to(tl.int64)
@@ -243,9 +244,9 @@ def soft_counts_backward_kernel(
 
     of_counts = tl.zeros((S, C), T)
     for t in range(thresholds):
-        h = make_heaviside(KIND, tl.load(threshold + t).to(tl.float64), tl.load(parameter), T)
+        h = make_heaviside(KIND, steps, t, T)
         g = load_counts(grad_counts, (tile * thresholds + t) * 4, known)
-        below = p < h[0]
+        below = is_below(KIND, h, p)
         of_row = row_slope(g, scale, below, w1, w0, GATED, T)
         of_counts += slope(KIND, h, p, q) * of_row
         if grad_threshold is not None:

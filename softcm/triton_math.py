@@ -86,8 +86,8 @@ def minus_log(x):
     return tl.where(x != x, x, at_zero)
 
 
-# An approximation at one threshold is a tuple h of scalars that begins with tau in the arithmetic
-# type T. tau and parameter come in float64.
+# An approximation at one threshold is a tuple h of scalars, which begins with tau in the arithmetic
+# type T (but see table_make). tau and parameter come in float64.
 
 
 @triton.jit
@@ -147,14 +147,52 @@ def sigmoid_slope(h, p, q):
 
 
 @triton.jit
-def make_heaviside(KIND: tl.constexpr, tau, parameter, T: tl.constexpr):
+def table_make(tau, table, t, thresholds, T: tl.constexpr):
+    """The first level at or above tau, the rows of h and dh/dp, and the numbers of truncate."""
+    pointer, levels = table
+    number = tl.cast(levels, tl.float64)
+    b = tl.floor(tau * number) - 1.0
+    for _ in tl.static_range(3):
+        b += tl.where(b / number < tau, 1.0, 0.0)
+    epsilon: tl.constexpr = 2.220446049250313e-16 if tl.float64 == T else 1.1920928955078125e-07
+    scale = (number * (1.0 + 2.0 * epsilon)).to(T)
+    row = pointer + t * levels
+    return b.to(tl.int32), row, row + thresholds * levels, scale, levels - 1
+
+
+@triton.jit
+def truncate(h, p):
+    """The level of p; NaN goes to level 0."""
+    scaled = p * h[3]
+    last = tl.cast(h[4], p.dtype)
+    positive = tl.where(scaled > 0.0, scaled, 0.0)
+    return tl.where(positive < last, positive, last).to(tl.int32)
+
+
+@triton.jit
+def make_heaviside(KIND: tl.constexpr, steps, t, T: tl.constexpr):
+    """The approximation at threshold t of steps: (thresholds (T,), parameter, table, T)."""
+    threshold, parameter, table, thresholds = steps
+    tau = tl.load(threshold + t).to(tl.float64)
     if KIND == "linear":
-        h = linear_make(tau, parameter, T)
+        h = linear_make(tau, tl.load(parameter), T)
     elif KIND == "sigmoid":
-        h = sigmoid_make(tau, parameter, T)
+        h = sigmoid_make(tau, tl.load(parameter), T)
+    elif KIND == "table":
+        h = table_make(tau, table, t, thresholds, T)
     else:
         h = (tau.to(T),)
     return h
+
+
+@triton.jit
+def is_below(KIND: tl.constexpr, h, p):
+    """Whether p < tau; of a table, its level."""
+    if KIND == "table":
+        below = truncate(h, p) < h[0]
+    else:
+        below = p < h[0]
+    return below
 
 
 @triton.jit
@@ -164,6 +202,9 @@ def other(KIND: tl.constexpr, h, p, q):
         o = linear_other(h, p, q)
     elif KIND == "sigmoid":
         o = sigmoid_other(h, p, q)
+    elif KIND == "table":
+        of_level = tl.load(h[1] + truncate(h, p)).to(p.dtype)
+        o = tl.where(p != p, p, tl.where(is_below(KIND, h, p), of_level, 1.0 - of_level))
     else:
         o = tl.where(p != p, p, 0.0)
     return o
@@ -176,6 +217,8 @@ def slope(KIND: tl.constexpr, h, p, q):
         d = linear_slope(h, p, q)
     elif KIND == "sigmoid":
         d = sigmoid_slope(h, p, q)
+    elif KIND == "table":
+        d = tl.load(h[2] + truncate(h, p)).to(p.dtype)
     else:
         d = tl.zeros_like(p)
     return d
@@ -183,7 +226,7 @@ def slope(KIND: tl.constexpr, h, p, q):
 
 @triton.jit
 def slope_threshold(KIND: tl.constexpr, h, p, q):
-    """dh/dtau."""
+    """dh/dtau; a table has none."""
     if KIND == "linear":
         d = linear_slope_threshold(h, p, q)
     elif KIND == "sigmoid":

@@ -19,7 +19,8 @@ from .triton_plan import Plan, Tuning, make_plan, three_strides
 NAMESPACE = "softcm_triton"
 BATCH = (
     "Tensor input, Tensor target, Tensor threshold, Tensor? weight, Tensor? pos_weight, "
-    "int? ignore_index, str heaviside, float parameter, str membership, bool from_logits"
+    "Tensor? table, int? ignore_index, str heaviside, float parameter, str membership, "
+    "bool from_logits"
 )
 # Without fusion, lanes that hold copies of one value compute the same bits. Asserts on values are
 # part of the code with debug=True only, which is not meant to check integers for overflow as well.
@@ -44,8 +45,8 @@ class Call(NamedTuple):
 def prepare(given: tuple[Any, ...]) -> Call:
     from .triton_kernels import ARITHMETIC
 
-    input, target, threshold, weight, pos_weight = given[:5]
-    ignore_index, heaviside, parameter, membership, from_logits = given[5:]
+    input, target, threshold, weight, pos_weight, table = given[:6]
+    ignore_index, heaviside, parameter, membership, from_logits = given[6:]
     indices = class_indices(input, target)
     target_has_classes = target.dim() > 1 and not indices
     operands = [three_strides(input, input.dim() > 1), three_strides(target, target_has_classes)]
@@ -59,7 +60,8 @@ def prepare(given: tuple[Any, ...]) -> Call:
     placed += [None] if weight is None else []
     of_class = None if pos_weight is None else (pos_weight, pos_weight.stride(0))
     batch = (*placed, of_class, ignore_index, inner, classes)
-    steps = (threshold.contiguous(), constant((parameter,), input.device), thresholds)
+    levels = None if table is None else (table.contiguous(), table.shape[2])
+    steps = (threshold.contiguous(), constant((parameter,), input.device), levels, thresholds)
     constants = {
         "KIND": heaviside,
         "GATED": membership == "gated",

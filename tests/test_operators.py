@@ -19,7 +19,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 
 import softcm
-from softcm import Linear, Sigmoid
+from softcm import Linear, Sigmoid, Table
 
 BACKENDS = softcm.available_backends("cpu")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -44,6 +44,7 @@ ARGUMENT_CASES = {
     "classes": Case("c", (20, 3), target="uint8", threshold=(0.3, 0.6), weight="sample"),
     "indices": Case("d", (6, 4, 3), values="logits", target="index", pos_weight="classes"),
     "strides": Case("e", (3, 2, 4, 5), layout="channels last", target_layout="transposed"),
+    "table": Case("g", (20,), target="float", threshold=(0.3, 0.6), heaviside=Table()),
     "not dense": Case("f", (9, 4), layout="step", membership="gated", ignore_index=0),
 }
 each_call = pytest.mark.parametrize(
@@ -76,7 +77,11 @@ def arguments(operator, case, dtype, last):
     weight = example.options["weight"]
     weight = None if weight is None else weight.expand(example.target.shape)
     tau = torch.tensor(case.thresholds, dtype=torch.float64)
-    batch = (example.input, example.target, tau, weight, pos_weight)
+    table = None
+    if isinstance(case.heaviside, Table):
+        tau, table = case.heaviside.look_up(tau)
+        last = last and operator != "soft_counts_backward"  # no gradient in its thresholds
+    batch = (example.input, example.target, tau, weight, pos_weight, table)
     sizes = (case.classes, len(case.thresholds), 4)
     if operator == "soft_counts":
         return (*batch, *rule, last)
@@ -276,12 +281,14 @@ def bits(examples):
     digests = []
     for input, target, options, loss_options in examples:
         input = input.detach().requires_grad_()
-        tau = torch.tensor(options["threshold"], dtype=torch.float64, requires_grad=True)
+        tau = torch.tensor(options["threshold"], dtype=torch.float64)
+        tau.requires_grad_(not isinstance(options["heaviside"], Table))
         options = options | loss_options | {"backend": "native"}
         fused = softcm.f1_loss(input, target, **options)
         two_steps = softcm.mcc_loss(input, target, **options | {"threshold": tau})
         parts = [fused, two_steps, *torch.autograd.grad(fused.sum(), input)]
-        parts += torch.autograd.grad(two_steps.sum(), (input, tau))
+        wanted = (input, tau) if tau.requires_grad else (input,)
+        parts += torch.autograd.grad(two_steps.sum(), wanted)
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -292,6 +299,7 @@ def bits(examples):
 def examples_for_bits():
     """Problems that take every way through the code and are divided into several tasks."""
     large = Case("bits", (70_001,), target="float", threshold=(0.3, 0.5))
+    many = tuple(i / 32 for i in range(1, 32))
     cases = [
         large,
         replace(large, values="logits", heaviside=Sigmoid(), weight="sample", bce_weight=0.3),
@@ -299,6 +307,10 @@ def examples_for_bits():
         replace(large, shape=(9, 5, 9999), target="uint8", layout="channels last"),
         replace(large, heaviside=Sigmoid(), membership="gated", bce_weight=0.3),
         replace(large, shape=(50_000, 3), target="soft", average="weighted", heaviside=Linear(0.3)),
+        replace(large, threshold=many),
+        replace(large, values="logits", heaviside=Table(), average="none"),
+        replace(large, values="logits", weight="sample", threshold=many),
+        replace(large, shape=(20_000, 3), threshold=many[::4], heaviside=Sigmoid()),
     ]
     dtypes = torch.float32, torch.float64, torch.float16, torch.bfloat16
     return [case.build(dtype=dtype) for case in cases for dtype in dtypes]
