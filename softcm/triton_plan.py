@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 Strides = tuple[int, int, int]
+MOST_TILES = 65_535  # of the second and third dimension of a grid
 
 
 class Tuning(NamedTuple):
@@ -64,7 +65,8 @@ def make_plan(
 
     # Several classes to a tile where they lie closer than the samples, or samples are few.
     samples, of_tile = tuning.tile, 1
-    if classes > 1 and (strides[0][1] < strides[0][2] or length < tuning.tile // 2):
+    few = length < tuning.tile // 2
+    if classes > 1 and (strides[0][1] < strides[0][2] or few or classes > MOST_TILES):
         of_tile = min(_power_of_two(classes), tuning.most_classes)
         samples = min(tuning.tile // of_tile, _power_of_two(max(length, 32)))
     tiles = -(-classes // of_tile)

@@ -200,6 +200,19 @@ def test_planted_mistake_is_found(mistake, small, tmp_path, monkeypatch):
         search_for_mistakes()
 
 
+# On a GPU, "auto" is this backend.
+
+
+def test_tuned_threshold_reproduces_its_score(monkeypatch):
+    case = Case("tune", (300,), "logits", positives=0.3)
+    input, target, _, _ = case.build()
+    monkeypatch.setattr(softcm.backends, "select_backend", lambda *_: "triton")
+    tuned = softcm.tune_threshold(input, target, from_logits=True)
+    options = {"threshold": tuned.threshold, "from_logits": True}
+    matrix = softcm.confusion_matrix(input, target, **options)
+    assert softcm.metrics.f1(matrix) == tuned.score
+
+
 # Device maths.
 
 
