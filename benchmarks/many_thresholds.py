@@ -4,15 +4,15 @@
 
 A step is forward and backward through the public call; float32 probabilities, medians. "direct" is
 the same 99 thresholds nine at a time, so few that the kernels take them one by one. "skewed" is 99
-thresholds for predictions of which 95% are below 0.01, as with rare positives. The last lines give
-the memory that a step at 999 thresholds takes beyond one at a single threshold.
+thresholds for predictions of which 95% are below 0.01, as with rare positives. The last lines show
+where the kernels change from a loop over the thresholds to buckets: from there the time is flat.
 """
 
 import argparse
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from cpu_speed import keep_freed_memory, median_time
@@ -21,6 +21,8 @@ from torch import Tensor
 import softcm
 
 SIZES = (1 << 20, 1 << 24)
+CROSSOVER_SIZES = (1 << 10, 1 << 14, 1 << 20)
+CROSSOVER_COUNTS = (4, 8, 12, 14, 16, 20, 32, 64)
 ROWS = (  # name, numerator, denominator, largest ratio aimed at for each size
     ("99 / 1 thresholds", "linear 99", "linear 1", (15, None)),
     ("99 thresholds / direct", "linear 99", "direct 99", (1 / 3, 1 / 3)),
@@ -72,18 +74,6 @@ def contenders(size: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def peak_memory(count: int, size: int) -> int:
-    """Bytes of a process that takes a step, at their most."""
-    code = (
-        "import resource, sys, torch, many_thresholds as m;"
-        f"m.contenders({size})['linear {count}']();"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=sys.path[0], check=True, capture_output=True, text=True)
-    return int(done.stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -115,8 +105,21 @@ def main() -> None:
             ratio = times[size][top] / times[size][bottom]
             cells.append(f"{ratio:.3g}" + (f" ({aim:.3g})" if aim else ""))
         print(f"{name:<28}" + "".join(f"{cell:>24}" for cell in cells))
-    more = (peak_memory(999, SIZES[0]) - peak_memory(1, SIZES[0])) / 2**20
-    print(f"\nmemory of a step at 999 thresholds beyond one at 1, N = {SIZES[0]:,}: {more:.1f} MiB")
+    crossover(arguments.seconds / 4)
+
+
+def crossover(seconds: float) -> None:
+    print(
+        f"\n{'us at T thresholds, T =':<28}" + "".join(f"{count:>8}" for count in CROSSOVER_COUNTS)
+    )
+    for size in CROSSOVER_SIZES:
+        p, y = torch.rand(size, requires_grad=True), (torch.rand(size) < 0.05).float()
+
+        def step(threshold: tuple[float, ...], p: Tensor = p, y: Tensor = y) -> object:
+            return torch.autograd.grad(softcm.f1_loss(p, y, threshold=threshold), p)
+
+        times = [median_time(partial(step, grid(count)), seconds) for count in CROSSOVER_COUNTS]
+        print(f"{f'N = {size:,}':<28}" + "".join(f"{t * 1e6:>8,.0f}" for t in times))
 
 
 if __name__ == "__main__":
