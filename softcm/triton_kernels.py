@@ -20,9 +20,9 @@ from .triton_samples import (
 )
 
 ARITHMETIC = {torch.float32: tl.float32, torch.float64: tl.float64}
-COLUMNS = tl.constexpr(256)  # of the tile in which the last program adds up
-ROWS = tl.constexpr(4)
-TILE_T = tl.constexpr(16)  # thresholds of the tile in which it finds the loss
+# Classes and thresholds of the tile in which the last program finds the loss.
+TILE_C = tl.constexpr(16)
+TILE_T = tl.constexpr(16)
 
 
 @triton.jit
@@ -47,6 +47,8 @@ def soft_counts_kernel(
     C: tl.constexpr,
     GROUP: tl.constexpr,  # thresholds of a program
     TERMS: tl.constexpr,  # that a lane adds up before float64 takes over
+    ROWS: tl.constexpr,  # and columns of the tile in which the last program adds up
+    COLUMNS: tl.constexpr,
 ):
     """Grid: (parts of the samples, tiles of classes, groups of thresholds).
 
@@ -81,12 +83,12 @@ def soft_counts_kernel(
     programs = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2)
     if tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == programs - 1:
         tl.store(ticket, 0)  # for the next launch
-        sum_rows(partial, tl.num_programs(0), size, sums, classes, thresholds)
+        sum_rows(partial, tl.num_programs(0), size, sums, classes, thresholds, ROWS, COLUMNS)
         if AVERAGE is not None:
             tl.debug_barrier()
             finish_loss(
                 *(sums, loss, classes, thresholds),
-                *(AVERAGE, MAXIMIZE, COLUMNS // TILE_T, TILE_T),
+                *(AVERAGE, MAXIMIZE, TILE_C, TILE_T),
             )
 
 
@@ -185,7 +187,9 @@ def add_counts(counts, KIND: tl.constexpr, h, p, q, w1, w0, GATED: tl.constexpr)
 
 
 @triton.jit
-def sum_rows(source, rows, size, sums, classes, thresholds):
+def sum_rows(
+    source, rows, size, sums, classes, thresholds, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     """Sums of the rows of source (rows, size): counts (C, T, 4), totals (C, 2), entropies (C,)."""
     counts, totals, cross_entropies = sums
     before_totals = tl.cast(classes, tl.int64) * thresholds * 4

@@ -169,6 +169,8 @@ def _launch_soft_counts(
         S=plan.samples,
         GROUP=plan.group,
         TERMS=tuning.terms,
+        ROWS=tuning.sums // plan.columns,
+        COLUMNS=plan.columns,
     )
 
 

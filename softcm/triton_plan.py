@@ -16,8 +16,9 @@ class Tuning(NamedTuple):
     backward_tiles: int = 2  # that a program of the backward pass takes as one
     terms: int = 8  # that a lane adds up in float32: keeps the error of a count below 1e-6
     most_classes: int = 16  # of a tile
-    most_thresholds: int = 4  # of a program: each has four sums in registers
+    most_thresholds: int = 2  # of a program: each has four sums in registers
     programs: int = 4096  # beyond which a program takes more samples instead
+    sums: int = 1024  # of the programs, that the last one adds up together
     warps: int = 4  # of 32 threads; an AMD wavefront has 64
 
 
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
     groups: int
     part: int  # samples of a program
     parts: int  # of a row
+    columns: int  # of the table of all programs' sums that are added up together
 
 
 def three_strides(x: Tensor, has_classes: bool) -> tuple[Tensor, Strides]:
@@ -86,6 +88,7 @@ def make_plan(
         groups=groups,
         part=part,
         parts=-(-length // part),
+        columns=min(_power_of_two(classes * (4 * thresholds + 3)), tuning.sums // 8),
     )
 
 
