@@ -23,7 +23,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
     arguments = parser.parse_args()
-    if "native" not in softcm.available_backends():
+    if "native" not in softcm.available_backends("cpu"):
         sys.exit("the compiled extension is not installed: nothing to measure")
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()

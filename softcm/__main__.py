@@ -1,6 +1,7 @@
 """``python -m softcm``: what is installed, and which backend serves which device and dtype."""
 
 import platform
+from importlib import metadata
 
 import torch
 
@@ -20,7 +21,15 @@ def installation() -> list[tuple[str, str]]:
         rows += [(f"  {key}", value) for key, value in _extension.BUILD.items() if value]
     else:
         rows.append(("extension", f"none: {_extension.REASON}"))
+    rows.append(("triton", _triton_version()))
     return [*rows, ("backends", ", ".join(available_backends()))]
+
+
+def _triton_version() -> str:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none: not installed"
 
 
 def backend_table() -> list[list[str]]:

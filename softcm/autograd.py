@@ -1,12 +1,15 @@
-"""The compiled operators as differentiable functions, and their fake kernels for torch.compile."""
+"""The operators of the kernels as differentiable functions, and their fakes for torch.compile.
 
-from collections.abc import Callable
+A ``namespace`` is one of the two in which the operators are registered: that of the compiled
+extension, or that of the Triton kernels.
+"""
+
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _extension, reference
+from . import _extension, reference, triton_ops
 from .inputs import Batch, accumulation_dtype, constant
 from .metrics import LinearFractional
 from .reference import Counts
@@ -14,6 +17,7 @@ from .reference import Counts
 # Up to this size the forward pass writes the gradient too, which saves the backward pass a call.
 # Beyond it, keeping a gradient until it is asked for would cost memory and save nothing.
 GRADIENT_IN_FORWARD = 16_384
+NAMESPACES = {"native": "softcm", "triton": triton_ops.NAMESPACE}
 
 
 class Rule(NamedTuple):
@@ -36,16 +40,16 @@ class LossRule(NamedTuple):
     bce_weight: float
 
 
-def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool) -> Counts:
-    """Counts of a batch by the compiled kernels, differentiable in input and threshold."""
-    return Counts(*_SoftCounts.apply(*batch.tensors, rule, with_cross_entropy))
+def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool, namespace: str) -> Counts:
+    """Counts of a batch by the kernels, differentiable in input and threshold."""
+    return Counts(*_SoftCounts.apply(*batch.tensors, rule, with_cross_entropy, namespace))
 
 
-def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule) -> Tensor:
-    """Loss of a linear-fractional metric by the compiled kernels, differentiable in input."""
+def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) -> Tensor:
+    """Loss of a linear-fractional metric by the kernels, differentiable in input."""
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
     coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
-    return _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule)
+    return _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule, namespace)
 
 
 def one_vs_rest_logits(logits: Tensor) -> Tensor:
@@ -81,13 +85,13 @@ class _SoftCounts(torch.autograd.Function):
         table: Tensor | None,
         rule: Rule,
         with_cross_entropy: bool,
+        namespace: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch = (input, target, threshold, weight, pos_weight, table)
         ctx.save_for_backward(*batch)
-        ctx.rule, ctx.with_cross_entropy = rule, with_cross_entropy
-        counts, totals, cross_entropy = _call(
-            torch.ops.softcm.soft_counts.default, *batch, *rule, with_cross_entropy
-        )
+        ctx.rule, ctx.with_cross_entropy, ctx.namespace = rule, with_cross_entropy, namespace
+        operator = getattr(torch.ops, namespace).soft_counts.default
+        counts, totals, cross_entropy = _call(operator, *batch, *rule, with_cross_entropy)
         ctx.mark_non_differentiable(totals)
         return counts, totals, cross_entropy
 
@@ -99,9 +103,10 @@ class _SoftCounts(torch.autograd.Function):
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.with_cross_entropy)
             outputs = (counts.counts, counts.cross_entropy)
-            return *_gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy)), None, None
+            grads = _gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy))
+            return *grads, None, None, None
         grad_input, grad_threshold = _call(
-            torch.ops.softcm.soft_counts_backward.default,
+            getattr(torch.ops, ctx.namespace).soft_counts_backward.default,
             grad_counts,
             grad_cross_entropy,
             None,
@@ -110,7 +115,7 @@ class _SoftCounts(torch.autograd.Function):
             ctx.needs_input_grad[2],
         )
         of_threshold = grad_threshold.to(batch[2].dtype) if ctx.needs_input_grad[2] else None
-        return grad_input, None, of_threshold, None, None, None, None, None
+        return grad_input, None, of_threshold, None, None, None, None, None, None
 
 
 class _FractionalLoss(torch.autograd.Function):
@@ -126,19 +131,22 @@ class _FractionalLoss(torch.autograd.Function):
         coefficients: Tensor,
         rule: Rule,
         loss_rule: LossRule,
+        namespace: str,
     ) -> Tensor:
         batch = (input, target, threshold, weight, pos_weight, table)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
-        # scaler's factor, part of grad_loss, has been applied. Nor in a graph for every size.
+        # scaler's factor, part of grad_loss, has been applied. Nor in a graph, which is to serve
+        # every size. Nor by Triton: the later multiplication costs as much as the launch it saves.
         ctx.with_grad = (
-            ctx.needs_input_grad[0]
+            namespace == NAMESPACES["native"]
             and not torch.compiler.is_compiling()
+            and ctx.needs_input_grad[0]
             and input.numel() <= GRADIENT_IN_FORWARD
             and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"
         )
         loss, *partials, grad_input = _call(
-            torch.ops.softcm.fractional_loss.default,
+            getattr(torch.ops, namespace).fractional_loss.default,
             *batch,
             *rule,
             coefficients,
@@ -146,7 +154,7 @@ class _FractionalLoss(torch.autograd.Function):
             ctx.with_grad,
         )
         ctx.save_for_backward(*batch, *((grad_input,) if ctx.with_grad else partials))
-        ctx.rule, ctx.loss_rule = rule, loss_rule
+        ctx.rule, ctx.loss_rule, ctx.namespace = rule, loss_rule, namespace
         return loss
 
     @staticmethod
@@ -156,19 +164,19 @@ class _FractionalLoss(torch.autograd.Function):
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
-            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None, None
+            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None, None, None
         if ctx.with_grad:
             grad_input = partials[0] * grad_loss
         else:
             grad_input, _ = _call(
-                torch.ops.softcm.soft_counts_backward.default,
+                getattr(torch.ops, ctx.namespace).soft_counts_backward.default,
                 *partials,
                 grad_loss,
                 *batch,
                 *ctx.rule,
                 False,
             )
-        return grad_input, None, None, None, None, None, None, None, None
+        return grad_input, None, None, None, None, None, None, None, None, None
 
 
 def _is_differentiated() -> bool:
@@ -229,7 +237,7 @@ def _call_in_graph(operator: Any, *args: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _define_overload_of_tensors(operator: Any, fake: Callable[..., Any]) -> None:
+def _define_overload_of_tensors(library: torch.library.Library, operator: Any, fake: Any) -> None:
     """``operator.of_tensors``, whose numbers are tensors () on the CPU."""
     signature = str(operator._schema).replace("float ", "Tensor ")
     name = operator.name().split("::")[1]
@@ -239,15 +247,18 @@ def _define_overload_of_tensors(operator: Any, fake: Callable[..., Any]) -> None
         return operator(*(x.item() if n else x for x, n in zip(args, numbers, strict=True)))
 
     overload = f"{name}.of_tensors"
-    LIBRARY.define(signature.split("::")[1].replace(f"{name}(", f"{overload}(", 1))
-    LIBRARY.impl(overload, call, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"softcm::{overload}", fake, lib=LIBRARY)
+    library.define(signature.split("::")[1].replace(f"{name}(", f"{overload}(", 1))
+    library.impl(overload, call, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{library.ns}::{overload}", fake, lib=library)
 
 
-if _extension.LOADED:
-    LIBRARY = torch.library.Library("softcm", "FRAGMENT")
+LIBRARIES = []  # which end with their objects
+for _namespace in NAMESPACES.values():
+    if _namespace == NAMESPACES["native"] and not _extension.LOADED:
+        continue
+    LIBRARIES.append(torch.library.Library(_namespace, "FRAGMENT"))
 
-    @torch.library.register_fake("softcm::soft_counts")
+    @torch.library.register_fake(f"{_namespace}::soft_counts")
     def _soft_counts_fake(
         input: Tensor, target: Tensor, threshold: Tensor, *_: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,7 +269,7 @@ if _extension.LOADED:
         )
         return counts, totals, cross_entropy
 
-    @torch.library.register_fake("softcm::soft_counts_backward")
+    @torch.library.register_fake(f"{_namespace}::soft_counts_backward")
     def _soft_counts_backward_fake(
         grad_counts: Tensor,
         grad_cross_entropy: Tensor,
@@ -273,7 +284,7 @@ if _extension.LOADED:
         thresholds = threshold.shape[0] if threshold_grad else 0
         return grad_input, input.new_empty(thresholds, dtype=torch.float64)
 
-    @torch.library.register_fake("softcm::fractional_loss")
+    @torch.library.register_fake(f"{_namespace}::fractional_loss")
     def _fractional_loss_fake(
         input: Tensor, target: Tensor, threshold: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -288,6 +299,17 @@ if _extension.LOADED:
         )
         return loss, grad_counts, grad_cross_entropy, grad_input
 
+    for _name, _fake in (
+        ("soft_counts", _soft_counts_fake),
+        ("soft_counts_backward", _soft_counts_backward_fake),
+        ("fractional_loss", _fractional_loss_fake),
+    ):
+        _operator = getattr(getattr(torch.ops, _namespace), _name).default
+        _define_overload_of_tensors(LIBRARIES[-1], _operator, _fake)
+
+
+if _extension.LOADED:
+
     @torch.library.register_fake("softcm::one_vs_rest_logits")
     def _one_vs_rest_logits_fake(input: Tensor) -> Tensor:
         return torch.empty_like(input, memory_format=torch.contiguous_format)
@@ -297,10 +319,3 @@ if _extension.LOADED:
         grad_output: Tensor, input: Tensor, output: Tensor
     ) -> Tensor:
         return torch.empty_like(input, memory_format=torch.contiguous_format)
-
-    for _operator, _fake in (
-        (torch.ops.softcm.soft_counts.default, _soft_counts_fake),
-        (torch.ops.softcm.soft_counts_backward.default, _soft_counts_backward_fake),
-        (torch.ops.softcm.fractional_loss.default, _fractional_loss_fake),
-    ):
-        _define_overload_of_tensors(_operator, _fake)

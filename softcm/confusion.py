@@ -129,7 +129,7 @@ def prepare(
         input, target, threshold, weight, pos_weight, rule.ignore_index, parts is not None
     )
     served_by = backends.select_backend(
-        backend, input.device.type, backends.NATIVE_DEVICES, inputs.is_transformed()
+        backend, input.device.type, transformed=inputs.is_transformed()
     )
     if parts is not None and input.numel() == 0:  # of which the kernels know nothing
         served_by = "reference"
@@ -154,10 +154,11 @@ def count(
     parts: Parts = None,
 ) -> reference.Counts:
     """The counts of a prepared batch, or of the whole one of which it is a part."""
-    if served_by == "native":
-        counts = autograd.soft_counts(batch, rule, with_cross_entropy)
-    else:
+    if served_by == "reference":
         counts = reference.soft_counts(*batch.tensors, *rule, with_cross_entropy)
+    else:
+        namespace = autograd.NAMESPACES[served_by]
+        counts = autograd.soft_counts(batch, rule, with_cross_entropy, namespace)
     return distributed.whole_batch(counts, parts)
 
 

@@ -91,7 +91,7 @@ def f1_loss(
             samples; of probabilities with the bounds of
             :func:`torch.nn.functional.binary_cross_entropy`, of logits in the stable form.
         from_logits: take ``input`` as logits.
-        backend: "auto", "native" (compiled kernels) or "reference" (plain PyTorch).
+        backend: "auto", "native" (compiled kernels), "triton" or "reference" (plain PyTorch).
         process_group: a :class:`torch.distributed.ProcessGroup` such as
             ``torch.distributed.group.WORLD``: the loss is that of the batches of all its processes
             taken together, by one all_reduce of 4 C T + 3 C float64 numbers. Each of them has to
@@ -347,12 +347,12 @@ def _loss(
     )
     if (
         isinstance(metric, LinearFractional)
-        and served_by == "native"
+        and served_by != "reference"
         and not batch.threshold.requires_grad
         and process_group is None
     ):
         loss_rule = LossRule(metric, maximize, average, zero_division, bce_weight)
-        return autograd.fractional_loss(batch, rule, loss_rule)
+        return autograd.fractional_loss(batch, rule, loss_rule, autograd.NAMESPACES[served_by])
     counts = count(batch, rule, served_by, bce_weight > 0, process_group)
     loss = reference.loss(counts, metric, maximize, average, zero_division, bce_weight)
     return loss.to(inputs.accumulation_dtype(input.dtype))

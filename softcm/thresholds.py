@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import backends, inputs, metrics, reference
+from . import autograd, backends, inputs, metrics, reference
 from .autograd import Rule
 from .confusion import ConfusionMatrix, count, prepare
 from .heaviside import Step
@@ -229,13 +229,15 @@ def _scores(batch: Batch, rule: Rule, counted: Tensor) -> Tensor:
     x = batch.input.to(inputs.accumulation_dtype(batch.input.dtype))
     if not rule.from_logits:
         return inputs.by_class(x)
-    if backends.select_backend("auto", x.device.type) != "native":
+    served_by = backends.select_backend("auto", x.device.type)
+    if served_by == "reference":
         # As in the reference: torch.sigmoid rounds an element by its place in memory.
         return torch.sigmoid(torch.where(counted, inputs.by_class(x), 0.5))
     # The kernels have a sigmoid of their own: it is the derivative of the cross-entropy of label 0.
     grad_counts = x.new_zeros((batch.classes, 1, 4), dtype=torch.float64)
     grad_cross_entropy = x.new_ones(batch.classes, dtype=torch.float64)
-    p, _ = torch.ops.softcm.soft_counts_backward.default(
+    operators = getattr(torch.ops, autograd.NAMESPACES[served_by])
+    p, _ = operators.soft_counts_backward.default(
         *(grad_counts, grad_cross_entropy, None),
         *(x, torch.zeros_like(x), inputs.constant((0.5,), x.device), None, None, None),
         *rule._replace(ignore_index=None),

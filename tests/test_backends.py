@@ -18,7 +18,7 @@ import softcm
 from softcm import Linear, LinearFractional, Sigmoid
 from softcm.backends import select_backend
 
-BACKENDS = [name for name in softcm.available_backends() if name != "reference"]
+BACKENDS = [name for name in softcm.available_backends("cpu") if name != "reference"]
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, *HALF)
 by_id = {case.id: case for case in CASES}
@@ -212,7 +212,7 @@ def plain_f1_loss(example):
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=["float16", "bfloat16"])
-@pytest.mark.parametrize("backend", softcm.available_backends())
+@pytest.mark.parametrize("backend", softcm.available_backends("cpu"))
 @pytest.mark.parametrize("size", [255, 1000, 16385])
 @pytest.mark.parametrize("values", ["uniform", "logits", "skewed"])
 @pytest.mark.parametrize("heaviside", [Linear(), Sigmoid()], ids=["linear", "sigmoid"])
@@ -402,41 +402,60 @@ def test_any_shape_and_strides(data):
             assert_loss(case, example, name, backend)
 
 
+# What is compiled in, what Triton serves (under TRITON_INTERPRET=1 the CPU too), what is chosen.
+NATIVE, TRITON, INTERPRETED = frozenset({"cpu"}), frozenset({"cuda"}), frozenset({"cpu", "cuda"})
+NATIVE_ON_GPU, NONE = frozenset({"cpu", "cuda"}), frozenset()
+
+
 @pytest.mark.parametrize(
-    ("requested", "device", "native_devices", "expected"),
+    ("requested", "device", "native_devices", "triton_devices", "expected"),
     [
-        ("auto", "cpu", {"cpu"}, "native"),
-        ("native", "cpu", {"cpu"}, "native"),
-        ("reference", "cpu", {"cpu"}, "reference"),
-        ("auto", "cuda", {"cpu"}, "reference"),
-        ("auto", "cuda", {"cpu", "cuda"}, "native"),
-        ("native", "cuda", {"cpu", "cuda"}, "native"),
-        ("reference", "cuda", {"cpu", "cuda"}, "reference"),
-        ("auto", "mps", {"cpu"}, "reference"),
-        ("auto", "cpu", set(), "reference"),
-        ("reference", "cpu", set(), "reference"),
-        ("native", "cpu", set(), RuntimeError),
-        ("native", "cuda", {"cpu"}, RuntimeError),
-        ("fast", "cpu", {"cpu"}, ValueError),
-        (None, "cpu", {"cpu"}, ValueError),
+        ("auto", "cpu", NATIVE, NONE, "native"),
+        ("auto", "cpu", NATIVE, TRITON, "native"),
+        ("auto", "cpu", NATIVE, INTERPRETED, "native"),
+        ("auto", "cpu", NONE, NONE, "reference"),
+        ("auto", "cpu", NONE, TRITON, "reference"),
+        ("auto", "cpu", NONE, INTERPRETED, "reference"),
+        ("auto", "cuda", NATIVE_ON_GPU, NONE, "native"),
+        ("auto", "cuda", NATIVE_ON_GPU, TRITON, "native"),
+        ("auto", "cuda", NATIVE, TRITON, "triton"),
+        ("auto", "cuda", NONE, TRITON, "triton"),
+        ("auto", "cuda", NATIVE, NONE, "reference"),
+        ("auto", "mps", NATIVE, TRITON, "reference"),
+        ("native", "cpu", NATIVE, NONE, "native"),
+        ("native", "cuda", NATIVE_ON_GPU, TRITON, "native"),
+        ("native", "cpu", NONE, INTERPRETED, RuntimeError),
+        ("native", "cuda", NATIVE, TRITON, RuntimeError),
+        ("triton", "cuda", NATIVE_ON_GPU, TRITON, "triton"),
+        ("triton", "cuda", NONE, TRITON, "triton"),
+        ("triton", "cpu", NATIVE, INTERPRETED, "triton"),
+        ("triton", "cpu", NATIVE, TRITON, RuntimeError),
+        ("triton", "cuda", NATIVE_ON_GPU, NONE, RuntimeError),
+        ("triton", "mps", NATIVE, INTERPRETED, RuntimeError),
+        ("reference", "cpu", NATIVE, INTERPRETED, "reference"),
+        ("reference", "cuda", NATIVE_ON_GPU, TRITON, "reference"),
+        ("reference", "mps", NONE, NONE, "reference"),
+        ("fast", "cpu", NATIVE, TRITON, ValueError),
+        (None, "cpu", NATIVE, TRITON, ValueError),
     ],
 )
-def test_select_backend(requested, device, native_devices, expected):
+def test_select_backend(requested, device, native_devices, triton_devices, expected):
+    devices = native_devices, triton_devices
     if isinstance(expected, str):
-        assert select_backend(requested, device, frozenset(native_devices)) == expected
+        assert select_backend(requested, device, *devices) == expected
         return
     with pytest.raises(expected) as caught:
-        select_backend(requested, device, frozenset(native_devices))
+        select_backend(requested, device, *devices)
     # The argument, what was given, and what would serve.
     assert "backend" in str(caught.value)
     assert repr(requested) in str(caught.value)
     assert ("auto" in str(caught.value)) or ("reference" in str(caught.value))
 
 
-@pytest.mark.parametrize("requested", ["auto", "reference", "native"])
+@pytest.mark.parametrize("requested", ["auto", "reference", "native", "triton"])
 def test_only_the_reference_serves_under_a_transform(requested):
-    if requested == "native":
-        with pytest.raises(RuntimeError, match="backend='native' cannot serve under a transform"):
-            select_backend(requested, "cpu", frozenset({"cpu"}), True)
+    if requested in ("native", "triton"):
+        with pytest.raises(RuntimeError, match="cannot serve under a transform"):
+            select_backend(requested, "cpu", INTERPRETED, INTERPRETED, True)
     else:
-        assert select_backend(requested, "cpu", frozenset({"cpu"}), True) == "reference"
+        assert select_backend(requested, "cpu", INTERPRETED, INTERPRETED, True) == "reference"

@@ -13,7 +13,7 @@ import torch.nn.functional as nnf
 import softcm
 from softcm import ConfusionMatrix, metrics
 
-BACKENDS = softcm.available_backends()
+BACKENDS = softcm.available_backends("cpu")
 RATIOS = ("f1", "fbeta", "precision", "recall", "specificity", "jaccard", "tversky", "accuracy")
 COMPOSITE = ("balanced_accuracy", "informedness", "gmean", "mcc", "kappa", "auroc", "auprc")
 LOSSES = (*RATIOS, *COMPOSITE, "cost", "linear_fractional", "callable")

@@ -9,7 +9,7 @@ import torch
 
 import softcm
 
-BACKENDS = softcm.available_backends()
+BACKENDS = softcm.available_backends("cpu")
 NAN, INF = math.nan, math.inf
 P = torch.tensor([0.2, 0.7, 0.6, 0.1])
 Y = torch.tensor([0, 1, 0, 1])

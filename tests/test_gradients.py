@@ -10,7 +10,7 @@ from cases import EXACT_THRESHOLDS, LOSSES, TENTHS, Case
 import softcm
 from softcm import Linear, Sigmoid
 
-BACKENDS = softcm.available_backends()
+BACKENDS = softcm.available_backends("cpu")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_heaviside = pytest.mark.parametrize("heaviside", [Linear(0.2), Sigmoid(6.0)], ids=str)
 each_membership = pytest.mark.parametrize("membership", ["soft", "gated"])

@@ -22,7 +22,7 @@ from torch._subclasses import FakeTensorMode
 import softcm
 from softcm import Linear, Sigmoid, Table
 
-BACKENDS = softcm.available_backends()
+BACKENDS = softcm.available_backends("cpu")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 needs_extension = pytest.mark.skipif(
     "native" not in BACKENDS, reason="needs the compiled extension"

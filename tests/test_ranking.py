@@ -14,7 +14,7 @@ from sklearn.model_selection import cross_val_predict
 import softcm
 from softcm import Linear, Sigmoid, Table
 
-each_backend = pytest.mark.parametrize("backend", softcm.available_backends())
+each_backend = pytest.mark.parametrize("backend", softcm.available_backends("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 import softcm
 from softcm import Linear, Sigmoid, metrics
 
-BACKENDS = softcm.available_backends()
+BACKENDS = softcm.available_backends("cpu")
 # Slopes that end in fractions: with k = 8 ln 3, exp(-k (p - tau)) is 3^(-8 (p - tau)).
 K3 = Sigmoid(k=8 * math.log(3))
 

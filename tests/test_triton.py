@@ -1,0 +1,143 @@
+"""The Triton backend without a GPU: interpreted in a process of its own, compiled for four GPUs."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.testing import EagerAndRecordGraphs
+from torch._subclasses import FakeTensorMode
+
+import softcm
+from softcm import triton_plan
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+cannot_compile = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter cannot compile"
+)
+
+
+def python(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT / "tests",
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# What the interpreter runs beside a file of its own: parts of the tests of all backends.
+INTERPRETED = {
+    "interpreted_triton.py": "",
+    "test_errors.py": "triton and (large_batch or ignored)",
+    "test_degenerate.py": "triton and (f1 or mcc) and not dtype",
+    "test_operators.py": "triton and compiled and not dtypes",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", INTERPRETED)
+def test_in_the_interpreter(file):
+    options = ["-q", "-p", "no:cacheprovider", "-k", INTERPRETED[file]]
+    done = python("-m", "pytest", *options, file, TRITON_INTERPRET="1")
+    summary = done.stdout.strip().splitlines()[-1:]
+    print(*summary)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    assert " passed" in summary[0]
+    assert " skipped" not in summary[0]
+
+
+def test_import_leaves_triton_alone():
+    code = "import sys, softcm; assert 'triton' not in sys.modules"
+    assert python("-c", code).returncode == 0
+
+
+def test_compiled_function_on_a_gpu_that_is_not_there():
+    """torch.compile traces a step for a GPU into one graph, with the operators of this backend."""
+
+    def step(z, y):
+        return softcm.f1_loss(z, y, from_logits=True) + softcm.mcc_loss(z, y, from_logits=True)
+
+    recorder = EagerAndRecordGraphs()
+    # Without gradients: autograd's bookkeeping needs a torch that was built for the device.
+    with FakeTensorMode(), torch.no_grad():
+        z, y = torch.zeros(64, 3, device="cuda"), torch.zeros(64, 3, device="cuda")
+        loss = torch.compile(step, fullgraph=True, backend=recorder)(z, y)
+    assert (loss.shape, loss.dtype, loss.device.type) == ((), torch.float32, "cuda")
+    (graph,) = recorder.graphs
+    called = [str(node.target) for node in graph.graph.nodes]
+    for operator in ("fractional_loss", "soft_counts"):
+        assert f"softcm_triton.{operator}.default" in called
+
+
+# Instructions for a sample, in the loop of the forward pass (and a threshold) and in all of the
+# backward pass: what the four targets need today, rounded up to the next ten.
+CEILINGS = {
+    "linear": (60, 90),
+    "sigmoid of logits": (110, 140),
+    "logits, entropy": (120, 110),
+    "bfloat16": (60, 100),
+    "9 thresholds": (50, 90),
+    "table": (60, 110),
+    "10 classes": (90, 110),
+}
+
+
+@cannot_compile
+def test_compiled_for_four_targets():
+    """No spills, wide loads, asserts on values, and no more instructions than before."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import triton_on_paper
+    finally:
+        sys.path.pop(0)
+    rows = triton_on_paper.report()
+    assert len(rows) == 2 * len(CEILINGS) * len(triton_on_paper.TARGETS)
+    for row in rows:
+        forward = row.kernel == "soft_counts_kernel"
+        assert row.spilled == 0, row
+        assert row.asserts == forward, row
+        assert row.a_sample <= CEILINGS[row.problem][0 if forward else 1], row
+        # A row of ten classes may begin anywhere.
+        assert row.load_bits == 128 or row.problem == "10 classes", row
+
+
+# How a call is divided.
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "expected"),
+    [
+        # One class, or samples side by side: long rows of one class.
+        ((1000, 1, 1), ((1, 0, 0), (1, 0, 0)), {"rows": 1, "length": 1000, "classes": 1}),
+        ((4, 1, 900), ((900, 0, 1),) * 2, {"rows": 1, "length": 3600, "divide": False}),
+        ((4, 3, 900), ((2700, 900, 1),) * 2, {"rows": 4, "length": 900, "classes": 1}),
+        # Rows too short for a program run on into each other.
+        ((90, 3, 7), ((21, 7, 1),) * 2, {"rows": 1, "length": 630, "divide": True, "classes": 1}),
+        # Classes side by side, or too few samples to fill a tile: tiles of several classes.
+        ((1000, 10, 1), ((10, 1, 0),) * 2, {"classes": 16, "samples": 32, "tiles": 1}),
+        ((8, 999, 1), ((1, 8, 0),) * 2, {"classes": 16, "samples": 32, "tiles": 63}),
+    ],
+)
+def test_plan(shape, strides, expected):
+    plan = triton_plan.make_plan(*shape, 1, strides, triton_plan.Tuning())
+    assert {name: getattr(plan, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("samples", [1, 511, 4096, 4097, 10**8, 3 * 10**9])
+@pytest.mark.parametrize("thresholds", [1, 4, 5, 9, 99])
+def test_plan_covers_all_samples_and_thresholds_once(thresholds, samples):
+    tuning = triton_plan.Tuning()
+    plan = triton_plan.make_plan(samples, 1, 1, thresholds, ((1, 0, 0),) * 2, tuning)
+    assert (plan.parts - 1) * plan.part < samples <= plan.parts * plan.part
+    assert (plan.groups - 1) * plan.group < thresholds <= plan.groups * plan.group
+    assert plan.group <= tuning.most_thresholds
+    assert plan.parts * plan.groups <= max(tuning.programs, plan.groups)
