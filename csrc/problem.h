@@ -13,7 +13,6 @@
 
 namespace softcm {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 struct Operand {
