@@ -34,14 +34,27 @@ struct ClassTotals {
   }
 };
 
+// Where the loss goes: numbers of the accumulation dtype.
+struct LossOutput {
+  void* data;
+  bool float64;
+
+  SOFTCM_HD void store(int64_t i, double loss) const {
+    if (float64) {
+      static_cast<double*>(data)[i] = loss;
+    } else {
+      static_cast<float*>(data)[i] = static_cast<float>(loss);
+    }
+  }
+};
+
 // The counts of a batch, and where the loss and its partials go. For average = "micro" the caller
 // has made one class of all.
-template <class T>
 struct LossArrays {
   int64_t classes, thresholds;
   const Counts* counts;       // (C, T)
   const ClassTotals* totals;  // (C)
-  T* loss;                    // one, or one a class for average = "none"
+  LossOutput loss;            // one, or one a class for average = "none"
   Counts* grad_counts;        // dL/dcounts (C, T)
   double* grad_entropy;       // dL/dcross_entropy (C)
 };
@@ -82,8 +95,7 @@ SOFTCM_HD double class_share(const LossRule& rule, const ClassTotals& totals) {
   return totals.weight > 0 ? share : 0;
 }
 
-template <class T>
-SOFTCM_HD LossSums accumulate(const LossRule& rule, const LossArrays<T>& x, int64_t first,
+SOFTCM_HD LossSums accumulate(const LossRule& rule, const LossArrays& x, int64_t first,
                               int64_t step) {
   LossSums sums;
   for (int64_t c = first; c < x.classes; c += step) {
@@ -94,7 +106,7 @@ SOFTCM_HD LossSums accumulate(const LossRule& rule, const LossArrays<T>& x, int6
     if (rule.average == Average::kNone) {
       const double share = entropy_share(rule, totals.weight);
       x.grad_entropy[c] = share;
-      x.loss[c] = T((counted ? of_class : empty_loss(rule)) + share * totals.cross_entropy);
+      x.loss.store(c, (counted ? of_class : empty_loss(rule)) + share * totals.cross_entropy);
       continue;
     }
     const double share = class_share(rule, totals);
@@ -107,8 +119,7 @@ SOFTCM_HD LossSums accumulate(const LossRule& rule, const LossArrays<T>& x, int6
 }
 
 // From the sums over all classes.
-template <class T>
-SOFTCM_HD void finish(const LossRule& rule, const LossArrays<T>& x, const LossSums& sums,
+SOFTCM_HD void finish(const LossRule& rule, const LossArrays& x, const LossSums& sums,
                       int64_t first, int64_t step) {
   if (rule.average == Average::kNone) return;
   const double of_entropy = entropy_share(rule, sums.weight);
@@ -125,7 +136,7 @@ SOFTCM_HD void finish(const LossRule& rule, const LossArrays<T>& x, const LossSu
   const double empty = sums.weight > 0 ? empty_loss(rule) : 0;
   // A NaN share stays NaN.
   const double mean = sums.shares == 0 ? empty : sums.losses / sums.shares;
-  x.loss[0] = T(mean + of_entropy * sums.cross_entropy);
+  x.loss.store(0, mean + of_entropy * sums.cross_entropy);
 }
 
 }  // namespace softcm

@@ -5,7 +5,9 @@ from .inputs import check_choice
 
 REQUESTS = ("auto", "native", "reference")
 # The devices for which the compiled extension holds kernels.
-NATIVE_DEVICES: frozenset[str] = frozenset({"cpu"} if _extension.LOADED else ())
+NATIVE_DEVICES: frozenset[str] = frozenset(
+    (["cpu"] if _extension.LOADED else []) + (["cuda"] if _extension.CUDA_REASON is None else [])
+)
 
 
 def available_backends() -> tuple[str, ...]:
@@ -31,6 +33,8 @@ def select_backend(
         reason = "the compiled extension is not loaded: " + str(_extension.REASON)
         if native_devices:
             reason = f"it serves {', '.join(sorted(native_devices))} only"
+            if device_type == "cuda":
+                reason += f" ({_extension.CUDA_REASON})"
         raise RuntimeError(
             f"backend='native' cannot serve tensors on {device_type!r}: {reason}; "
             "backend='auto' falls back to the reference"

@@ -25,16 +25,14 @@ BatchSums merged(const BatchSums& sums, int64_t thresholds) {
 }
 
 // Writes the loss and its partials, those of one class for average = "micro" again for each class.
-template <class T>
-void evaluate(const LossRule& rule, const BatchSums& sums, int64_t thresholds, T* loss,
+void evaluate(const LossRule& rule, const BatchSums& sums, int64_t thresholds, LossOutput loss,
               Counts* grad_counts, double* grad_entropy) {
   const int64_t classes = static_cast<int64_t>(sums.totals.size());
   const bool micro = rule.average == Average::kMicro;
   const BatchSums one = micro ? merged(sums, thresholds) : BatchSums();
   const BatchSums& s = micro ? one : sums;
-  const LossArrays<T> arrays{micro ? 1 : classes, thresholds, s.counts.data(),
-                             s.totals.data(),     loss,       grad_counts,
-                             grad_entropy};
+  const LossArrays arrays{micro ? 1 : classes, thresholds,  s.counts.data(), s.totals.data(), loss,
+                          grad_counts,         grad_entropy};
   finish(rule, arrays, accumulate(rule, arrays, 0, 1), 0, 1);
   for (int64_t c = 1; micro && c < classes; ++c) {
     std::copy_n(grad_counts, thresholds, grad_counts + c * thresholds);
@@ -58,11 +56,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
   Tensor grad_entropy = empty({problem.classes}, ScalarType::Double, input);
   Counts* of_counts = reinterpret_cast<Counts*>(grad_counts.mutable_data_ptr<double>());
   double* of_entropy = grad_entropy.mutable_data_ptr<double>();
-  if (problem.float64()) {
-    evaluate(rule, sums, thresholds, loss.mutable_data_ptr<double>(), of_counts, of_entropy);
-  } else {
-    evaluate(rule, sums, thresholds, loss.mutable_data_ptr<float>(), of_counts, of_entropy);
-  }
+  evaluate(rule, sums, thresholds, {loss.mutable_data_ptr(), problem.float64()}, of_counts,
+           of_entropy);
   Tensor grad_input =
       with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
   if (with_grad) {

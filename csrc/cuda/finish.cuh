@@ -48,23 +48,20 @@ __device__ __forceinline__ void merge_classes(const Batch& batch, const Counts* 
   __syncthreads();
 }
 
-template <class T>
 __device__ __forceinline__ void write_loss(const Batch& batch, const Workspace& work,
                                            const Result& result) {
   LossRule rule = result.rule;
-  double m[10];
-#pragma unroll
-  for (int i = 0; i < 10; ++i) m[i] = number(result.metric, i);
+  const double* m = result.metric;
   rule.metric = {{m[0], m[1], m[2], m[3]}, m[4], {m[5], m[6], m[7], m[8]}, m[9]};
   const bool micro = rule.average == Average::kMicro;
   if (micro) merge_classes(batch, result.counts, work);
-  const LossArrays<T> arrays{micro ? 1 : batch.classes,
-                             batch.thresholds,
-                             micro ? work.merged : result.counts,
-                             micro ? work.of_all + batch.classes : work.of_all,
-                             static_cast<T*>(result.loss),
-                             result.grad_counts,
-                             result.grad_entropy};
+  const LossArrays arrays{micro ? 1 : batch.classes,
+                          batch.thresholds,
+                          micro ? work.merged : result.counts,
+                          micro ? work.of_all + batch.classes : work.of_all,
+                          result.loss,
+                          result.grad_counts,
+                          result.grad_entropy};
   const LossSums of_thread = accumulate(rule, arrays, threadIdx.x, kThreads);
   __shared__ double of_block[4];
   const double values[4] = {of_thread.shares, of_thread.losses, of_thread.weight,
@@ -88,10 +85,7 @@ __device__ inline __attribute__((noinline)) void finish_batch(const Batch& batch
                                                               const Workspace& work,
                                                               const Result& result) {
   count_all(batch, parts, work, result.counts);
-  if (result.totals == nullptr) {
-    if (result.float64) return write_loss<double>(batch, work, result);
-    return write_loss<float>(batch, work, result);
-  }
+  if (result.totals == nullptr) return write_loss(batch, work, result);
   for (int64_t c = threadIdx.x; c < batch.classes; c += kThreads) {
     result.totals[2 * c] = work.of_all[c].weight;
     result.totals[2 * c + 1] = work.of_all[c].positives;

@@ -115,9 +115,9 @@ __device__ __forceinline__ void write_gradients(const Batch& batch, const Divisi
 
 // Any input.
 template <template <class> class H, class T, int kPack>
-SOFTCM_KERNEL gradient_kernel(const __grid_constant__ Batch batch,
-                              const __grid_constant__ Division division,
-                              const __grid_constant__ Upstream upstream, void* grad_input) {
+SOFTCM_KERNEL(2)
+gradient_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Division division,
+                const __grid_constant__ Upstream upstream, void* grad_input) {
   __shared__ Parameters<T, H<T>> parameters;
   const Share share(batch, division);
   if (batch.thresholds <= kChunk) {
@@ -134,9 +134,10 @@ SOFTCM_KERNEL gradient_kernel(const __grid_constant__ Batch batch,
 
 // For plain_counts_kernel's input.
 template <template <class> class H, class In>
-SOFTCM_KERNEL plain_gradient_kernel(const __grid_constant__ Batch batch,
-                                    const __grid_constant__ Division division,
-                                    const __grid_constant__ Upstream upstream, void* grad_input) {
+SOFTCM_KERNEL(2)
+plain_gradient_kernel(const __grid_constant__ Batch batch,
+                      const __grid_constant__ Division division,
+                      const __grid_constant__ Upstream upstream, void* grad_input) {
   constexpr int kPack = 16 / sizeof(In);
   __shared__ Parameters<float, H<float>> parameters;
   const Share share(batch, division);
@@ -150,35 +151,42 @@ SOFTCM_KERNEL plain_gradient_kernel(const __grid_constant__ Batch batch,
   const float of_entropy =
       static_cast<float>(upstream.cross_entropy[share.c] * grad_loss(upstream, share.c));
   Faults ignored;
-  const auto write = [&](auto count, int64_t at) {
+  const int64_t whole = share.end_of_packs<kPack>();
+  const auto write = [&](auto count, auto with_entropy, int64_t at) {
     Sample<float> samples[count.value];
     float grad[count.value] = {};
     load_plain<In>(batch, of_input + at, of_target + at, samples, ignored);
     add_gradients(h, k, samples, grad);
-    if (of_entropy != 0) {
 #pragma unroll
-      for (int i = 0; i < count.value; ++i) {
-        const Sample<float>& x = samples[i];
-        grad[i] = input_gradient(grad[i], x.p, x.q, x.w1, x.w0, of_entropy, false);
-      }
+    for (int i = 0; i < count.value && with_entropy.value; ++i) {
+      const Sample<float>& x = samples[i];
+      grad[i] = input_gradient(grad[i], x.p, x.q, x.w1, x.w0, of_entropy, false);
     }
     store_to<count.value, In>(grad_input, of_grad + at, grad);
   };
-  const int64_t whole = share.end_of_packs<kPack>();
+  const auto write_all = [&](auto with_entropy) {
+    const int64_t step = int64_t{kThreads} * kPack;
 #pragma unroll 4
-  for (int64_t s = share.begin + threadIdx.x * kPack; s < whole; s += int64_t{kThreads} * kPack) {
-    write(Constant<kPack>(), s);
+    for (int64_t s = share.begin + threadIdx.x * kPack; s < whole; s += step) {
+      write(Constant<kPack>(), with_entropy, s);
+    }
+    const int64_t s = whole + threadIdx.x;
+    if (s < share.end) write(Constant<1>(), with_entropy, s);
+  };
+  if (of_entropy == 0) {
+    write_all(Constant<0>());
+  } else {
+    write_all(Constant<1>());
   }
-  const int64_t s = whole + threadIdx.x;
-  if (s < share.end) write(Constant<1>(), s);
 }
 
 // dL/dthreshold (T): sums over all classes; partial holds a row (T) of every block.
 template <template <class> class H, class T>
-SOFTCM_KERNEL threshold_gradient_kernel(const __grid_constant__ Batch batch,
-                                        const __grid_constant__ Division division,
-                                        const __grid_constant__ Upstream upstream, double* partial,
-                                        unsigned* ticket, double* grad_threshold) {
+SOFTCM_KERNEL(2)
+threshold_gradient_kernel(const __grid_constant__ Batch batch,
+                          const __grid_constant__ Division division,
+                          const __grid_constant__ Upstream upstream, double* partial,
+                          unsigned* ticket, double* grad_threshold) {
   __shared__ Parameters<T, H<T>> parameters;
   const Share share(batch, division);
   const T pos_weight = positive_weight<T>(batch, share.c);

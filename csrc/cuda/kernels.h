@@ -76,9 +76,8 @@ struct Result {
   double* totals;         // (C, 2), or null where a loss is asked for
   double* cross_entropy;  // (C), or null
   LossRule rule;          // all but the metric, which stands in a vector on the device
-  Array metric;
-  void* loss;
-  bool float64;  // the loss
+  const double* metric;   // a, a0, b, b0
+  LossOutput loss;
   Counts* grad_counts;
   double* grad_entropy;
 };

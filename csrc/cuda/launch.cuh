@@ -6,7 +6,8 @@
 // Ends the kernel with an error, as assert does, but in every build.
 #define SOFTCM_FAIL(message) __assert_fail(message, __FILE__, __LINE__, __func__)
 
-#define SOFTCM_KERNEL __global__ void __launch_bounds__(kThreads)
+// With 2 blocks on a multiprocessor the compiler may use 128 registers, with 1 all 255.
+#define SOFTCM_KERNEL(blocks) __global__ void __launch_bounds__(kThreads, blocks)
 
 namespace softcm {
 

@@ -2,7 +2,7 @@
 //
 // kLanes lanes of a warp share a sample: 1 where neighbouring samples are neighbours in memory, 32
 // where neighbouring classes are.
-#include <limits>
+#include <cmath>
 
 #include "../sample.h"
 #include "reduce.cuh"
@@ -45,7 +45,7 @@ struct Top {
 
 template <int kLanes, class T>
 __device__ __forceinline__ Top<T> top_of(const Row<kLanes>& row, const T* z) {
-  constexpr T kNone = -std::numeric_limits<T>::infinity();
+  const T kNone = T(-INFINITY);
   Top<T> top{row.classes, kNone, kNone};
   row.for_each([&](int64_t c, int64_t at) { top.merge(c, z[at], kNone); });
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
@@ -78,7 +78,7 @@ __device__ __forceinline__ void forward_row(const Row<kLanes>& row, const T* z, 
   row.for_each([&](int64_t c, int64_t at) {
     const T distance = z[at] - top.largest;
     // With the others at -inf the top class is certain.
-    const bool certain = top.second == -std::numeric_limits<T>::infinity();
+    const bool certain = top.second == T(-INFINITY);
     const T of_top = certain ? above : above - log(rest);
     const T of_other = (distance - log_sum) + minus_log_one_minus(exp_nonpositive(distance) / sum);
     output[at] = c == top.index ? of_top : of_other;
@@ -97,7 +97,7 @@ __device__ __forceinline__ void backward_row(const Row<kLanes>& row, const T* gr
   row.for_each([&](int64_t c, int64_t at) { sum += static_cast<double>(ratio(c, at)); });
   const T ratios = static_cast<T>(row.sum(sum));
   // The top class's output depends on the others by the softmax among them.
-  const bool certain = top.second == -std::numeric_limits<T>::infinity();
+  const bool certain = top.second == T(-INFINITY);
   const T rest = sum_of_others(row, z, top, top.second);
   T of_top = T(0);
   row.for_each([&](int64_t c, int64_t at) { of_top += c == top.index ? grad[at] : T(0); });
@@ -127,15 +127,17 @@ __device__ __forceinline__ void for_samples(const Rows& rows, const F& f) {
 }
 
 template <class T, int kLanes>
-SOFTCM_KERNEL one_vs_rest_kernel(const __grid_constant__ Rows rows, const void* z, void* output) {
+SOFTCM_KERNEL(2)
+one_vs_rest_kernel(const __grid_constant__ Rows rows, const void* z, void* output) {
   for_samples<kLanes>(rows, [&](const Row<kLanes>& row) {
     forward_row(row, static_cast<const T*>(z), static_cast<T*>(output));
   });
 }
 
 template <class T, int kLanes>
-SOFTCM_KERNEL one_vs_rest_backward_kernel(const __grid_constant__ Rows rows, const void* grad,
-                                          const void* z, const void* output, void* grad_z) {
+SOFTCM_KERNEL(2)
+one_vs_rest_backward_kernel(const __grid_constant__ Rows rows, const void* grad, const void* z,
+                            const void* output, void* grad_z) {
   for_samples<kLanes>(rows, [&](const Row<kLanes>& row) {
     backward_row(row, static_cast<const T*>(grad), static_cast<const T*>(z),
                  static_cast<const T*>(output), static_cast<T*>(grad_z));

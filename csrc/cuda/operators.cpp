@@ -183,8 +183,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
   const OnDevice device(input);
   const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
                                        heaviside, parameter, membership, from_logits);
-  STD_TORCH_CHECK(metric.dim() == 1 && metric.numel() == 10,
-                  "softcm: metric must hold the ten numbers a, a0, b, b0");
+  const Tensor of_metric = to_contiguous(metric);
+  STD_TORCH_CHECK(metric.scalar_type() == ScalarType::Double && metric.numel() == 10,
+                  "softcm: metric must hold the ten numbers a, a0, b, b0 in float64");
   const Batch batch = batch_of(problem, threshold, pos_weight);
   const LossRule rule{{}, maximize, to_average(average), zero_division, bce_weight};
   Tensor loss = empty_loss_of(problem, rule.average, input);
@@ -192,9 +193,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
   Tensor grad_entropy = empty({batch.classes}, ScalarType::Double, input);
   Result result{};
   result.rule = rule;
-  result.metric = array(metric);
-  result.loss = loss.mutable_data_ptr();
-  result.float64 = problem.float64();
+  result.metric = of_metric.const_data_ptr<double>();
+  result.loss = {loss.mutable_data_ptr(), problem.float64()};
   result.grad_counts = counts_of(grad_counts);
   result.grad_entropy = grad_entropy.mutable_data_ptr<double>();
   run_soft_counts(batch, bce_weight != 0, result, input, device.stream());

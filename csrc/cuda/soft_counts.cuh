@@ -139,10 +139,10 @@ __device__ __forceinline__ void store_sums(const Batch& batch, const Division& d
 
 // Any input. kGroup thresholds stand in registers; for more of them the samples are read again.
 template <template <class> class H, class T, int kGroup, int kPack>
-SOFTCM_KERNEL soft_counts_kernel(const __grid_constant__ Batch batch,
-                                 const __grid_constant__ Division division, bool with_cross_entropy,
-                                 const __grid_constant__ Workspace work,
-                                 const __grid_constant__ Result result) {
+SOFTCM_KERNEL(kGroup == 1 ? 2 : 1)
+soft_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Division division,
+                   bool with_cross_entropy, const __grid_constant__ Workspace work,
+                   const __grid_constant__ Result result) {
   __shared__ Group<H<T>, kGroup> shared;
   const Share share(batch, division);
   for (int64_t first = 0; first < batch.thresholds; first += kGroup) {
@@ -172,10 +172,9 @@ SOFTCM_KERNEL soft_counts_kernel(const __grid_constant__ Batch batch,
 // Probabilities and labels of one floating dtype In, each in one run of memory for a class, at one
 // threshold, with no other option set.
 template <template <class> class H, class In>
-SOFTCM_KERNEL plain_counts_kernel(const __grid_constant__ Batch batch,
-                                  const __grid_constant__ Division division,
-                                  const __grid_constant__ Workspace work,
-                                  const __grid_constant__ Result result) {
+SOFTCM_KERNEL(2)
+plain_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Division division,
+                    const __grid_constant__ Workspace work, const __grid_constant__ Result result) {
   constexpr int kPack = 16 / sizeof(In), kPacks = kTerms / kPack;
   __shared__ H<float> shared;
   if (threadIdx.x == 0) shared = make_heaviside<float, H<float>>(batch, 0);

@@ -169,6 +169,7 @@ void run_thread() {
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
 #endif
   (*block->body)();
+  __tsan_release(&gridDim);  // what a kernel has done comes before what the host does next
   current->done = true;
   ++block->exited;
   block->warps[current->index.x / 32].alive &= ~(1u << (current->index.x % 32));
@@ -276,6 +277,7 @@ bool launch(dim3 grid, dim3 size, const std::function<void()>& body) {
     run_block(dim3(i), grid, size, body, seed_of_block);
 #endif
   }
+  __tsan_acquire(&gridDim);
   return failure.empty();
 }
 
