@@ -89,7 +89,7 @@ def contenders(size: int) -> dict[str, Callable[[], object]]:
         torch.dot(p, y)
         torch.add(p, y, out=gradient)
 
-    batch = (p, y, inputs.constant((0.5,), p.device), None, None)
+    batch = (p, y, inputs.constant((0.5,), p.device), None, None, None)
     rule = Rule(None, "linear", 0.1, "soft", False)
     metric = inputs.constant(F1.coefficients, p.device)
     one = torch.tensor(1.0)

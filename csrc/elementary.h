@@ -24,10 +24,27 @@ SOFTCM_HD int32_t float_bits(float x) {
   return bits;
 }
 
+SOFTCM_HD uint64_t double_bits(double x) {
+  uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
 SOFTCM_HD float float_from_bits(int32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
+}
+
+// exp(r) for |r| <= ln(2) / 2, by Taylor's series to r^7: what is left out is below 6e-9.
+SOFTCM_HD float exp_series(float r) {
+  float series = 1.98412698e-4f;
+  series = series * r + 1.38888889e-3f;
+  series = series * r + 8.33333333e-3f;
+  series = series * r + 4.16666667e-2f;
+  series = series * r + 1.66666667e-1f;
+  series = series * r + 0.5f;
+  return (series * (r * r) + r) + 1.0f;
 }
 
 // exp(x) for x <= 0; below -87 the result stays at exp(-87), which is far below any rounding here.
@@ -37,19 +54,20 @@ SOFTCM_HD float exp_nonpositive(float x) {
   const float shifted = clamped * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-  // Taylor's series to r^7; |r| <= ln(2) / 2, so what is left out is below 6e-9.
-  float series = 1.98412698e-4f;
-  series = series * r + 1.38888889e-3f;
-  series = series * r + 8.33333333e-3f;
-  series = series * r + 4.16666667e-2f;
-  series = series * r + 1.66666667e-1f;
-  series = series * r + 0.5f;
-  series = (series * (r * r) + r) + 1.0f;
   const int32_t exponent = float_bits(shifted) - 0x4b400000;
-  return series * float_from_bits((exponent + 127) << 23);
+  return exp_series(r) * float_from_bits((exponent + 127) << 23);
 }
 
 SOFTCM_HD double exp_nonpositive(double x) { return std::exp(x); }
+
+// exp(x) for |x| <= 87, of an x with more digits than float has.
+SOFTCM_HD float exp_of_double(double x) {
+  const double shifted = x * 1.4426950408889634 + 6755399441055744.0;  // 1.5 * 2^52
+  const double n = shifted - 6755399441055744.0;
+  const float r = static_cast<float>(x - n * 0.6931471805599453);
+  const uint32_t exponent = static_cast<uint32_t>(double_bits(shifted));
+  return exp_series(r) * float_from_bits(static_cast<int32_t>((exponent + 127) << 23));
+}
 
 // 2 atanh(s) for 0 <= s <= 1/3, to s^17.
 SOFTCM_HD float twice_atanh(float s) {

@@ -89,6 +89,42 @@ struct Sigmoid {
   SOFTCM_HD T slope_threshold(T p, T q) const { return -slope(p, q); }
 };
 
+// The same at many thresholds. What belongs to the sample, power(p), is computed once for all:
+//     exp(k (p - tau)) = (power(p) exp(-k (tau - 1/2) / 2))^2,      power(p) = exp(k (p - 1/2) / 2)
+// Around 1/2 and with half the exponent the factors stay finite for every k up to kMost; where the
+// square overflows, other is 0 as it should be.
+template <class T>
+struct SigmoidOfPower {
+  static constexpr double kMost = sizeof(T) == 8 ? 2800 : 340;
+
+  T tau, k, factor;
+
+  static SigmoidOfPower make(double tau, double k) {
+    return {T(tau), T(k), T(std::exp(-k / 2 * (tau - 0.5)))};
+  }
+
+  SOFTCM_HD static T power(T p, double k) {
+    const double exponent = k / 2 * (static_cast<double>(p) - 0.5);
+    if constexpr (sizeof(T) == 8) {
+      return std::exp(exponent);
+    } else {
+      return exp_of_double(exponent);
+    }
+  }
+
+  SOFTCM_HD T other(T, T power) const {
+    const T root = power * factor, odds = root * root;  // h / (1 - h)
+    return (odds < T(1) ? odds : T(1)) / (T(1) + odds);
+  }
+
+  SOFTCM_HD T slope(T p, T power) const {
+    const T o = other(p, power);
+    return k * (o * (T(1) - o));
+  }
+
+  SOFTCM_HD T slope_threshold(T p, T power) const { return -slope(p, power); }
+};
+
 // Eq. (1): 1 where p >= tau, 0 where p < tau; NaN stays NaN.
 template <class T>
 struct Step {
@@ -99,6 +135,26 @@ struct Step {
   SOFTCM_HD T other(T p, T) const { return p != p ? p : T(0); }
   SOFTCM_HD T slope(T, T) const { return T(0); }
   SOFTCM_HD T slope_threshold(T, T) const { return T(0); }
+};
+
+// From p to the level of a table: p cut off to a multiple of 1 / Q, p = 1 in the last. scale is
+// larger than Q by so little that a p which is a multiple up to its own rounding stays that
+// multiple (0.29f * 100 is less than 29).
+template <class T>
+struct Truncation {
+  T scale, last;
+
+  SOFTCM_HD static Truncation make(int64_t levels) {
+    const double epsilon = sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-07;
+    return {T(static_cast<double>(levels) * (1 + 2 * epsilon)), T(levels - 1)};
+  }
+
+  // NaN goes to level 0, and so does what is below 0.
+  SOFTCM_HD int32_t operator()(T p) const {
+    const T scaled = p * scale;
+    const T positive = scaled > T(0) ? scaled : T(0);
+    return static_cast<int32_t>(positive < last ? positive : last);
+  }
 };
 
 }  // namespace softcm

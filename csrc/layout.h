@@ -9,7 +9,7 @@ namespace softcm {
 
 using torch::headeronly::ScalarType;
 
-enum class Kind { kLinear, kSigmoid, kStep };
+enum class Kind { kLinear, kSigmoid, kStep, kTable };
 
 // Element (n, c, l) of a tensor (N, C, L) stands at n * stride.n + c * stride.c + l * stride.l.
 struct Strides {
@@ -34,6 +34,7 @@ struct Batch {
   bool class_indices, gated, from_logits;
   Kind kind;
   double parameter;
+  const float* table;  // of kTable: (2, T, Q), h and dh/dp at each level of p
 };
 
 }  // namespace softcm

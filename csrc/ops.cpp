@@ -9,21 +9,22 @@ STABLE_TORCH_LIBRARY(softcm, m) {
   // of the positives; cross-entropy sums (C,). All float64.
   m.def(
       "soft_counts(Tensor input, Tensor target, Tensor threshold, Tensor? weight, "
-      "Tensor? pos_weight, int? ignore_index, str heaviside, float parameter, str membership, "
-      "bool from_logits, bool with_cross_entropy) -> (Tensor, Tensor, Tensor)");
+      "Tensor? pos_weight, Tensor? table, int? ignore_index, str heaviside, float parameter, "
+      "str membership, bool from_logits, bool with_cross_entropy) -> (Tensor, Tensor, Tensor)");
   // From dL/dcounts (C, T, 4) and dL/dcross_entropy (C,), both times grad_loss (() or (C,)):
   // dL/dinput, and dL/dthreshold (T,) float64 if asked for (otherwise empty).
   m.def(
       "soft_counts_backward(Tensor grad_counts, Tensor grad_cross_entropy, Tensor? grad_loss, "
       "Tensor input, Tensor target, Tensor threshold, Tensor? weight, Tensor? pos_weight, "
-      "int? ignore_index, str heaviside, float parameter, str membership, bool from_logits, "
-      "bool threshold_grad) -> (Tensor, Tensor)");
+      "Tensor? table, int? ignore_index, str heaviside, float parameter, str membership, "
+      "bool from_logits, bool threshold_grad) -> (Tensor, Tensor)");
   // The loss of a linear-fractional metric, its gradients in the counts and cross-entropy sums, and
   // (with_grad, otherwise empty) in the input. metric holds the ten numbers a, a0, b, b0.
   m.def(
       "fractional_loss(Tensor input, Tensor target, Tensor threshold, Tensor? weight, "
-      "Tensor? pos_weight, int? ignore_index, str heaviside, float parameter, str membership, "
-      "bool from_logits, Tensor metric, bool maximize, str average, float zero_division, "
+      "Tensor? pos_weight, Tensor? table, int? ignore_index, str heaviside, float parameter, "
+      "str membership, bool from_logits, Tensor metric, bool maximize, str average, float "
+      "zero_division, "
       "float bce_weight, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");
   // For class indices: binary logits (N, C, *) of each class against the rest, from those of a
   // softmax over dimension 1; float32 or float64.

@@ -78,6 +78,7 @@ void merge_samples(Problem& problem) {
 Kind kind_of(const std::string& heaviside) {
   if (heaviside == "linear") return Kind::kLinear;
   if (heaviside == "sigmoid") return Kind::kSigmoid;
+  if (heaviside == "table") return Kind::kTable;
   STD_TORCH_CHECK(heaviside == "step", "softcm: unknown heaviside ", heaviside);
   return Kind::kStep;
 }
@@ -168,8 +169,9 @@ Tensor to_contiguous(const Tensor& tensor) {
 
 Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& threshold,
                      const std::optional<Tensor>& weight, const std::optional<Tensor>& pos_weight,
-                     std::optional<int64_t> ignore_index, const std::string& heaviside,
-                     double parameter, const std::string& membership, bool from_logits) {
+                     const std::optional<Tensor>& table, std::optional<int64_t> ignore_index,
+                     const std::string& heaviside, double parameter, const std::string& membership,
+                     bool from_logits) {
   STD_TORCH_CHECK(input.dim() > 0 && input.numel() > 0, "softcm: input must not be empty");
   STD_TORCH_CHECK(is_float(input.scalar_type()), "softcm: input must be floating point");
   STD_TORCH_CHECK(is_label(target.scalar_type()), "softcm: target must be bool, integer or float");
@@ -198,6 +200,7 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
                   {classes * inner, inner, 1},
                   {},
                   {},
+                  std::nullopt,
                   ignore_index,
                   class_indices,
                   kind_of(heaviside),
@@ -214,6 +217,15 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
   if (pos_weight) {
     STD_TORCH_CHECK(pos_weight->dim() == 1 && pos_weight->numel() == classes,
                     "softcm: pos_weight must have shape (C,)");
+  }
+  STD_TORCH_CHECK(table.has_value() == (problem.kind == Kind::kTable),
+                  "softcm: heaviside 'table', and no other, takes a table");
+  if (table) {
+    STD_TORCH_CHECK(table->scalar_type() == ScalarType::Float && table->dim() == 3 &&
+                        table->size(0) == 2 && table->size(1) == threshold.size(0) &&
+                        static_cast<double>(table->size(2)) == parameter && table->size(2) > 0,
+                    "softcm: table must have dtype float32 and shape (2, T, Q)");
+    problem.table = to_contiguous(*table);
   }
   merge_samples(problem);
   return problem;

@@ -30,6 +30,7 @@ struct Problem {
   // Read on the CPU only: elsewhere that would mean to wait for the device.
   std::vector<double> threshold;
   std::vector<double> pos_weight;  // empty, or one a class
+  std::optional<Tensor> table;     // of kTable: (2, T, Q) float32, h and dh/dp at each level of p
   std::optional<int64_t> ignore_index;
   bool class_indices;  // target holds a class for each sample, not a label for each class
   Kind kind;
@@ -44,8 +45,9 @@ struct Problem {
 // Checks the arguments and builds the problem; the input rules stand here and nowhere else in C++.
 Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& threshold,
                      const std::optional<Tensor>& weight, const std::optional<Tensor>& pos_weight,
-                     std::optional<int64_t> ignore_index, const std::string& heaviside,
-                     double parameter, const std::string& membership, bool from_logits);
+                     const std::optional<Tensor>& table, std::optional<int64_t> ignore_index,
+                     const std::string& heaviside, double parameter, const std::string& membership,
+                     bool from_logits);
 
 Average to_average(const std::string& average);
 

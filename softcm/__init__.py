@@ -1,9 +1,10 @@
 """Losses from the metrics of a confusion matrix, for binary and multi-label classifiers."""
 
 from . import metrics
+from .accumulation import GradientAccumulation
 from .backends import available_backends
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
-from .heaviside import Linear, Sigmoid, heaviside
+from .heaviside import Linear, Sigmoid, Table, heaviside
 from .losses import (
     accuracy_loss,
     auprc_loss,
@@ -42,6 +43,7 @@ from .modules import (
     RecallLoss,
     SpecificityLoss,
     TverskyLoss,
+    UnitInterval,
 )
 from .thresholds import TunedThreshold, tune_threshold
 
@@ -58,6 +60,7 @@ __all__ = [
     "F1Loss",
     "FBetaLoss",
     "GMeanLoss",
+    "GradientAccumulation",
     "InformednessLoss",
     "JaccardLoss",
     "KappaLoss",
@@ -68,8 +71,10 @@ __all__ = [
     "RecallLoss",
     "Sigmoid",
     "SpecificityLoss",
+    "Table",
     "TunedThreshold",
     "TverskyLoss",
+    "UnitInterval",
     "accuracy_loss",
     "auprc_loss",
     "auroc_loss",

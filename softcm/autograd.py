@@ -1,5 +1,6 @@
 """The compiled operators as differentiable functions, and their fake kernels for torch.compile."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -37,14 +38,14 @@ class LossRule(NamedTuple):
 
 def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool) -> Counts:
     """Counts of a batch by the compiled kernels, differentiable in input and threshold."""
-    return Counts(*_SoftCounts.apply(*batch[:5], rule, with_cross_entropy))
+    return Counts(*_SoftCounts.apply(*batch.tensors, rule, with_cross_entropy))
 
 
 def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule) -> Tensor:
     """Loss of a linear-fractional metric by the compiled kernels, differentiable in input."""
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
     coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
-    return _FractionalLoss.apply(*batch[:5], coefficients, rule, loss_rule)
+    return _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule)
 
 
 def one_vs_rest_logits(logits: Tensor) -> Tensor:
@@ -77,10 +78,11 @@ class _SoftCounts(torch.autograd.Function):
         threshold: Tensor,
         weight: Tensor | None,
         pos_weight: Tensor | None,
+        table: Tensor | None,
         rule: Rule,
         with_cross_entropy: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch = (input, target, threshold, weight, pos_weight)
+        batch = (input, target, threshold, weight, pos_weight, table)
         ctx.save_for_backward(*batch)
         ctx.rule, ctx.with_cross_entropy = rule, with_cross_entropy
         counts, totals, cross_entropy = _call(
@@ -98,11 +100,17 @@ class _SoftCounts(torch.autograd.Function):
             counts = _reference_counts(batch, ctx.rule, ctx.with_cross_entropy)
             outputs = (counts.counts, counts.cross_entropy)
             return *_gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy)), None, None
-        grad_input, grad_threshold = torch.ops.softcm.soft_counts_backward.default(
-            grad_counts, grad_cross_entropy, None, *batch, *ctx.rule, ctx.needs_input_grad[2]
+        grad_input, grad_threshold = _call(
+            torch.ops.softcm.soft_counts_backward.default,
+            grad_counts,
+            grad_cross_entropy,
+            None,
+            *batch,
+            *ctx.rule,
+            ctx.needs_input_grad[2],
         )
         of_threshold = grad_threshold.to(batch[2].dtype) if ctx.needs_input_grad[2] else None
-        return grad_input, None, of_threshold, None, None, None, None
+        return grad_input, None, of_threshold, None, None, None, None, None
 
 
 class _FractionalLoss(torch.autograd.Function):
@@ -114,15 +122,17 @@ class _FractionalLoss(torch.autograd.Function):
         threshold: Tensor,
         weight: Tensor | None,
         pos_weight: Tensor | None,
+        table: Tensor | None,
         coefficients: Tensor,
         rule: Rule,
         loss_rule: LossRule,
     ) -> Tensor:
-        batch = (input, target, threshold, weight, pos_weight)
+        batch = (input, target, threshold, weight, pos_weight, table)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
-        # scaler's factor, part of grad_loss, has been applied.
+        # scaler's factor, part of grad_loss, has been applied. Nor in a graph for every size.
         ctx.with_grad = (
             ctx.needs_input_grad[0]
+            and not torch.compiler.is_compiling()
             and input.numel() <= GRADIENT_IN_FORWARD
             and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"
@@ -141,7 +151,8 @@ class _FractionalLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        batch, partials = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        saved = ctx.saved_tensors  # once: a checkpoint hands out each tensor a single time
+        batch, partials = saved[:6], saved[6:]
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
@@ -149,10 +160,15 @@ class _FractionalLoss(torch.autograd.Function):
         if ctx.with_grad:
             grad_input = partials[0] * grad_loss
         else:
-            grad_input, _ = torch.ops.softcm.soft_counts_backward.default(
-                *partials, grad_loss, *batch, *ctx.rule, False
+            grad_input, _ = _call(
+                torch.ops.softcm.soft_counts_backward.default,
+                *partials,
+                grad_loss,
+                *batch,
+                *ctx.rule,
+                False,
             )
-        return grad_input, None, None, None, None, None, None, None
+        return grad_input, None, None, None, None, None, None, None, None
 
 
 def _is_differentiated() -> bool:
@@ -161,7 +177,7 @@ def _is_differentiated() -> bool:
 
 
 def _reference_counts(
-    batch: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+    batch: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
     rule: Rule,
     with_cross_entropy: bool,
 ) -> Counts:
@@ -174,18 +190,18 @@ def _gradients(
     batch: tuple[Tensor | None, ...],
     grads: tuple[Tensor, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients in the five tensors of a batch that can be differentiated again."""
+    """Gradients in the six tensors of a batch that can be differentiated again."""
     wanted = [x for x in batch if x is not None and x.requires_grad]
     recorded = [(y, g) for y, g in zip(outputs, grads, strict=True) if y.requires_grad]
     ends, their_grads = zip(*recorded, strict=True)
     found = iter(torch.autograd.grad(ends, wanted, their_grads, create_graph=True))
-    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:5])
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:6])
 
 
 def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:
     """Call an operator; what it says of a bad value becomes a ValueError."""
     if torch.compiler.is_compiling():
-        return operator(*args)
+        return _call_in_graph(operator, *args)
     try:
         return operator(*args)
     except RuntimeError as error:
@@ -196,7 +212,40 @@ def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:
     raise ValueError(text)
 
 
+def _call_in_graph(operator: Any, *args: Any) -> tuple[Tensor, ...]:
+    """Call an operator, or its overload for numbers in tensors.
+
+    Numbers that change between calls are symbols in the graph. ``operator`` would fix them: there
+    would be a graph for each of their values.
+    """
+    # Not above: it takes long to import, and when this is traced it has been.
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    if all(has_static_value(x) for x in args if isinstance(x, float)):
+        return operator(*args)
+    one = torch.ones((), dtype=torch.float64)
+    return operator.overloadpacket.of_tensors(
+        *(one * x if isinstance(x, float) else x for x in args)
+    )
+
+
+def _define_overload_of_tensors(operator: Any, fake: Callable[..., Any]) -> None:
+    """``operator.of_tensors``, whose numbers are tensors () on the CPU."""
+    signature = str(operator._schema).replace("float ", "Tensor ")
+    name = operator.name().split("::")[1]
+    numbers = [str(argument.type) == "float" for argument in operator._schema.arguments]
+
+    def call(*args: Any) -> tuple[Tensor, ...]:
+        return operator(*(x.item() if n else x for x, n in zip(args, numbers, strict=True)))
+
+    overload = f"{name}.of_tensors"
+    LIBRARY.define(signature.split("::")[1].replace(f"{name}(", f"{overload}(", 1))
+    LIBRARY.impl(overload, call, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"softcm::{overload}", fake, lib=LIBRARY)
+
+
 if _extension.LOADED:
+    LIBRARY = torch.library.Library("softcm", "FRAGMENT")
 
     @torch.library.register_fake("softcm::soft_counts")
     def _soft_counts_fake(
@@ -248,3 +297,10 @@ if _extension.LOADED:
         grad_output: Tensor, input: Tensor, output: Tensor
     ) -> Tensor:
         return torch.empty_like(input, memory_format=torch.contiguous_format)
+
+    for _operator, _fake in (
+        (torch.ops.softcm.soft_counts.default, _soft_counts_fake),
+        (torch.ops.softcm.soft_counts_backward.default, _soft_counts_backward_fake),
+        (torch.ops.softcm.fractional_loss.default, _fractional_loss_fake),
+    ):
+        _define_overload_of_tensors(_operator, _fake)

@@ -16,19 +16,28 @@ def available_backends() -> tuple[str, ...]:
 
 
 def select_backend(
-    requested: str, device_type: str, native_devices: frozenset[str] = NATIVE_DEVICES
+    requested: str,
+    device_type: str,
+    native_devices: frozenset[str] = NATIVE_DEVICES,
+    transformed: bool = False,
 ) -> str:
     """The backend for a call; depends on nothing but its arguments.
 
     ``"auto"`` takes the compiled kernels where they serve the device, the reference otherwise. A
     backend asked for by name serves or raises. Every backend serves every floating-point dtype.
+    Under a transform of torch.func (``transformed``) only the reference does.
 
     Raises:
         ValueError: ``requested`` is no backend's name.
         RuntimeError: the backend asked for cannot serve the device.
     """
     check_choice("backend", requested, REQUESTS)
-    serves = device_type in native_devices
+    serves = device_type in native_devices and not transformed
+    if requested == "native" and transformed:
+        raise RuntimeError(
+            "backend='native' cannot serve under a transform of torch.func (grad, vmap, ...); "
+            "backend='auto' falls back to the reference"
+        )
     if requested == "native" and not serves:
         reason = "the compiled extension is not loaded: " + str(_extension.REASON)
         if native_devices:

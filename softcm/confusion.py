@@ -1,14 +1,18 @@
 """Confusion matrices of a batch, soft and hard."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import autograd, backends, inputs, reference
+from . import autograd, backends, distributed, inputs, reference
 from .autograd import Rule
-from .heaviside import DEFAULT, Heaviside, Step, check_heaviside
+from .distributed import Parts
+from .heaviside import DEFAULT, Heaviside, Step, Table, check_heaviside
 from .inputs import Batch, Threshold
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 MEMBERSHIPS = ("soft", "gated")
 
@@ -38,6 +42,7 @@ def soft_confusion_matrix(
     ignore_index: int | None = None,
     from_logits: bool = False,
     backend: str = "auto",
+    process_group: "ProcessGroup | None" = None,
 ) -> ConfusionMatrix:
     """Differentiable counts: the sums of the soft memberships of eq. (3) over the batch.
 
@@ -53,9 +58,13 @@ def soft_confusion_matrix(
     check_heaviside(heaviside)
     check_membership(membership)
     inputs.check_bool("from_logits", from_logits)
+    distributed.check_process_group(process_group)
     rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
-    batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
-    counts = count(batch, rule, served_by).counts.to(inputs.accumulation_dtype(input.dtype))
+    batch, served_by = prepare(
+        input, target, threshold, heaviside, weight, pos_weight, rule, backend, process_group
+    )
+    counts = count(batch, rule, served_by, parts=process_group).counts
+    counts = counts.to(inputs.accumulation_dtype(input.dtype))
     return _confusion_matrix(counts, batch, threshold)
 
 
@@ -71,6 +80,7 @@ def confusion_matrix(
     ignore_index: int | None = None,
     from_logits: bool = False,
     backend: str = "auto",
+    process_group: "ProcessGroup | None" = None,
 ) -> ConfusionMatrix:
     """Hard counts: the step itself (eq. 1, ``input >= threshold`` is positive) for the soft one.
 
@@ -87,10 +97,13 @@ def confusion_matrix(
     check_heaviside(heaviside)
     check_membership(membership)
     inputs.check_bool("from_logits", from_logits)
+    distributed.check_process_group(process_group)
     rule = Rule(ignore_index, Step.kind, Step.parameter, membership, from_logits)
     with torch.no_grad():
-        batch, served_by = prepare(input, target, threshold, weight, pos_weight, rule, backend)
-        counts = count(batch, rule, served_by).counts
+        batch, served_by = prepare(
+            input, target, threshold, Step(), weight, pos_weight, rule, backend, process_group
+        )
+        counts = count(batch, rule, served_by, parts=process_group).counts
     return _confusion_matrix(counts, batch, threshold)
 
 
@@ -98,18 +111,31 @@ def prepare(
     input: Tensor,
     target: Tensor,
     threshold: Threshold,
+    heaviside: Heaviside | Step,
     weight: Tensor | None,
     pos_weight: float | Tensor | None,
     rule: Rule,
     backend: str,
+    parts: Parts = None,
 ) -> tuple[Batch, str]:
     """A checked batch, and the backend that serves it.
+
+    A part of a batch may be empty: an error in one process would leave the others waiting.
 
     The logits of a softmax become binary logits, one class against the rest: from there on, class
     indices are labels like others.
     """
-    batch = inputs.canonical(input, target, threshold, weight, pos_weight, rule.ignore_index)
-    served_by = backends.select_backend(backend, input.device.type)
+    batch = inputs.canonical(
+        input, target, threshold, weight, pos_weight, rule.ignore_index, parts is not None
+    )
+    served_by = backends.select_backend(
+        backend, input.device.type, backends.NATIVE_DEVICES, inputs.is_transformed()
+    )
+    if parts is not None and input.numel() == 0:  # of which the kernels know nothing
+        served_by = "reference"
+    if isinstance(heaviside, Table):
+        own_threshold, table = heaviside.look_up(batch.threshold)
+        batch = batch._replace(threshold=own_threshold, table=table)
     if rule.from_logits and inputs.class_indices(batch.input, batch.target):
         logits = batch.input.to(inputs.accumulation_dtype(input.dtype))
         if rule.ignore_index is not None:  # a NaN there would reach the gradient
@@ -121,12 +147,18 @@ def prepare(
 
 
 def count(
-    batch: Batch, rule: Rule, served_by: str, with_cross_entropy: bool = False
+    batch: Batch,
+    rule: Rule,
+    served_by: str,
+    with_cross_entropy: bool = False,
+    parts: Parts = None,
 ) -> reference.Counts:
-    """The counts of a prepared batch."""
+    """The counts of a prepared batch, or of the whole one of which it is a part."""
     if served_by == "native":
-        return autograd.soft_counts(batch, rule, with_cross_entropy)
-    return reference.soft_counts(*batch[:5], *rule, with_cross_entropy)
+        counts = autograd.soft_counts(batch, rule, with_cross_entropy)
+    else:
+        counts = reference.soft_counts(*batch.tensors, *rule, with_cross_entropy)
+    return distributed.whole_batch(counts, parts)
 
 
 def check_membership(membership: str) -> None:

@@ -30,7 +30,13 @@ class Batch(NamedTuple):
     threshold: Tensor  # (T,)
     weight: Tensor | None  # the shape of target
     pos_weight: Tensor | None  # (C,)
+    table: Tensor | None  # (2, T, Q) float32: h and dh/dp at Q levels of p
     classes: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """All but the number of classes: what every operator begins with."""
+        return self[:6]
 
 
 def canonical(
@@ -40,11 +46,12 @@ def canonical(
     weight: Tensor | None,
     pos_weight: float | Tensor | None,
     ignore_index: int | None,
+    empty_allowed: bool = False,
 ) -> Batch:
     """Check the tensors of a call against each other and bring them to the form of a Batch."""
     check_float_tensor("input", input)
     check_tensor("target", target)
-    if input.dim() == 0 or input.numel() == 0:
+    if input.dim() == 0 or (input.numel() == 0 and not (empty_allowed and _classes(input) > 0)):
         raise ValueError(
             f"input must have at least one dimension and one sample, got shape {_shape(input)}"
         )
@@ -60,7 +67,7 @@ def canonical(
     if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
 
-    classes = input.shape[1] if input.dim() > 1 else 1
+    classes = _classes(input)
     if class_indices(input, target):
         expected = input.shape[:1] + input.shape[2:]
         if target.shape != expected or target.dtype not in INDEX_DTYPES:
@@ -81,8 +88,13 @@ def canonical(
         threshold_tensor(threshold, input.device),
         _weight(weight, target, input) if weight is not None else None,
         _pos_weight(pos_weight, classes, input) if pos_weight is not None else None,
+        None,
         classes,
     )
+
+
+def _classes(input: Tensor) -> int:
+    return input.shape[1] if input.dim() > 1 else 1
 
 
 def class_indices(input: Tensor, target: Tensor) -> bool:
@@ -155,13 +167,28 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
     if isinstance(threshold, Sequence) and not isinstance(threshold, str):
         if len(threshold) == 0:
             raise ValueError("threshold must hold at least one value, got an empty sequence")
-        values = tuple(check_number("threshold", value) for value in threshold)
+        values = tuple(threshold)
     else:
-        values = (check_number("threshold", threshold),)
-    for value in values:
-        if not 0.0 < value < 1.0:
-            raise ValueError(f"threshold must lie in (0, 1), got {value}")
-    return constant(values, device)
+        values = (threshold,)
+    # Plain floats, which are looked at once: a thousand of them cost more than the kernels.
+    if (
+        set(map(type, values)) == {float}
+        and not torch.compiler.is_compiling()
+        and not is_transformed()
+    ):
+        return _known_thresholds(values, device)
+    return _threshold_constant(values, device)
+
+
+def _threshold_constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    numbers = tuple(check_number("threshold", value) for value in values)
+    for number in numbers:
+        if not 0.0 < number < 1.0:
+            raise ValueError(f"threshold must lie in (0, 1), got {number}")
+    return constant(numbers, device)
+
+
+_known_thresholds = lru_cache(maxsize=1024)(_threshold_constant)
 
 
 def has_threshold_dimension(threshold: Threshold) -> bool:
@@ -174,6 +201,10 @@ def has_threshold_dimension(threshold: Threshold) -> bool:
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """A small float64 tensor of numbers known to Python; made once for each (values, device)."""
     if torch.compiler.is_compiling():  # a constant of the graph, which must not reach the cache
+        if len(values) == 1:  # may have become a symbol, which torch.tensor would fix
+            return torch.ones(1, dtype=torch.float64, device=device) * values[0]
+        return torch.tensor(values, dtype=torch.float64, device=device)
+    if is_transformed():  # a tensor made now belongs to the transform and ends with it
         return torch.tensor(values, dtype=torch.float64, device=device)
     return _cached_constant(values, device)
 
@@ -251,9 +282,24 @@ def check_weight(name: str, x: Tensor) -> None:
     raise_unless(good, lambda: f"{name} must be finite and >= 0, got {_range(x)}")
 
 
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is active: what torch.autograd.Function itself asks."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def plain(x: Tensor) -> Tensor:
+    """The tensor beneath the wrappers of torch.func, with the values of every sample of a vmap."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def raise_unless(good: Tensor, message: Callable[[], str]) -> None:
     """ValueError where values can be looked at without waiting, elsewhere an assert there."""
-    if good.device.type != "cpu" or torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if is_transformed() and not compiling:
+        good = plain(good)
+    if good.device.type != "cpu" or compiling:
         torch._assert_async(good.all(), "a value is out of range: run on the CPU to see which")
     elif not good.all():
         raise ValueError(message())
@@ -268,6 +314,7 @@ def describe(value: Any) -> str:
 
 
 def _range(x: Tensor) -> str:
+    x = plain(x)
     numbers = x[~x.isnan()]
     if numbers.numel() == 0:
         return "NaN"

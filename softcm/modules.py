@@ -1,24 +1,58 @@
 """The losses as modules: they hold the options and call the functional form."""
 
+import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from . import losses
+from . import inputs, losses
 from .confusion import ConfusionMatrix
+from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
 from .metrics import Costs, LinearFractional
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-class _Loss(torch.nn.Module):
+
+class UnitInterval(torch.nn.Module):
+    """A parametrisation that keeps a threshold inside (0, 1), whatever step an optimizer takes.
+
+    What is trained is the logit of the threshold::
+
+        loss = softcm.F1Loss(threshold=torch.nn.Parameter(torch.tensor(0.4)))
+        torch.nn.utils.parametrize.register_parametrization(
+            loss, "threshold", softcm.UnitInterval()
+        )
+
+    ``loss.threshold`` remains the threshold, and can be assigned to. It is at least the rounding
+    unit of its dtype away from 0 and 1, beyond which it has no gradient.
+
+    Raises:
+        TypeError: the threshold is no floating-point tensor.
+        ValueError: a threshold outside (0, 1) is assigned.
+    """
+
+    def forward(self, logit: Tensor) -> Tensor:
+        margin = torch.finfo(logit.dtype).eps
+        return torch.sigmoid(logit).clamp(margin, 1 - margin)
+
+    def right_inverse(self, threshold: Tensor) -> Tensor:
+        inputs.check_float_tensor("threshold", threshold)
+        inputs.check_threshold(threshold)
+        return torch.logit(threshold)
+
+
+class Loss(torch.nn.Module):
     """A loss with its options, those of the functional form of the same name but ``weight``.
 
     ``forward(input, target, weight=None)`` returns the loss. Tensors among the options follow the
-    module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter,
-    other tensors are buffers, which are not saved.
+    module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter
+    (:class:`softcm.UnitInterval` keeps it inside (0, 1)), other tensors are buffers, which are not
+    saved. ``options`` and ``threshold`` may be changed between calls.
     """
 
     function: ClassVar[Callable[..., Tensor]]
@@ -36,6 +70,7 @@ class _Loss(torch.nn.Module):
         bce_weight: float = 0.0,
         from_logits: bool = False,
         backend: str = "auto",
+        process_group: "ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
         self._set("threshold", threshold)
@@ -49,6 +84,7 @@ class _Loss(torch.nn.Module):
             "bce_weight": bce_weight,
             "from_logits": from_logits,
             "backend": backend,
+            "process_group": process_group,
         }
 
     def _set(self, name: str, value: Any) -> None:
@@ -58,27 +94,42 @@ class _Loss(torch.nn.Module):
             setattr(self, name, value)
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self.evaluate(input, target, weight, self.options["process_group"])
+
+    def evaluate(
+        self, input: Tensor, target: Tensor, weight: Tensor | None, parts: Parts
+    ) -> Tensor:
+        """The loss of the batch of which these tensors are a part; None: they are all of it."""
+        options = {**self.options, "process_group": parts}
         return type(self).function(
             input,
             target,
             threshold=self.threshold,
             pos_weight=self.pos_weight,
             weight=weight,
-            **self.options,
+            **options,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Loss":
+        # A process group cannot be copied, and a copy of the loss belongs to the same one.
+        process_group = self.options["process_group"]
+        memo[id(process_group)] = process_group
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def extra_repr(self) -> str:
         shown = {"threshold": self.threshold, "pos_weight": self.pos_weight, **self.options}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
 
 
-class F1Loss(_Loss):
+class F1Loss(Loss):
     """:func:`softcm.f1_loss` as a module."""
 
     function = staticmethod(losses.f1_loss)
 
 
-class FBetaLoss(_Loss):
+class FBetaLoss(Loss):
     """:func:`softcm.fbeta_loss` as a module."""
 
     function = staticmethod(losses.fbeta_loss)
@@ -88,43 +139,43 @@ class FBetaLoss(_Loss):
         self.options["beta"] = beta
 
 
-class AccuracyLoss(_Loss):
+class AccuracyLoss(Loss):
     """:func:`softcm.accuracy_loss` as a module."""
 
     function = staticmethod(losses.accuracy_loss)
 
 
-class BalancedAccuracyLoss(_Loss):
+class BalancedAccuracyLoss(Loss):
     """:func:`softcm.balanced_accuracy_loss` as a module."""
 
     function = staticmethod(losses.balanced_accuracy_loss)
 
 
-class PrecisionLoss(_Loss):
+class PrecisionLoss(Loss):
     """:func:`softcm.precision_loss` as a module."""
 
     function = staticmethod(losses.precision_loss)
 
 
-class RecallLoss(_Loss):
+class RecallLoss(Loss):
     """:func:`softcm.recall_loss` as a module."""
 
     function = staticmethod(losses.recall_loss)
 
 
-class SpecificityLoss(_Loss):
+class SpecificityLoss(Loss):
     """:func:`softcm.specificity_loss` as a module."""
 
     function = staticmethod(losses.specificity_loss)
 
 
-class JaccardLoss(_Loss):
+class JaccardLoss(Loss):
     """:func:`softcm.jaccard_loss` as a module."""
 
     function = staticmethod(losses.jaccard_loss)
 
 
-class TverskyLoss(_Loss):
+class TverskyLoss(Loss):
     """:func:`softcm.tversky_loss` as a module."""
 
     function = staticmethod(losses.tversky_loss)
@@ -134,31 +185,31 @@ class TverskyLoss(_Loss):
         self.options |= {"alpha": alpha, "beta": beta}
 
 
-class MCCLoss(_Loss):
+class MCCLoss(Loss):
     """:func:`softcm.mcc_loss` as a module."""
 
     function = staticmethod(losses.mcc_loss)
 
 
-class GMeanLoss(_Loss):
+class GMeanLoss(Loss):
     """:func:`softcm.gmean_loss` as a module."""
 
     function = staticmethod(losses.gmean_loss)
 
 
-class InformednessLoss(_Loss):
+class InformednessLoss(Loss):
     """:func:`softcm.informedness_loss` as a module."""
 
     function = staticmethod(losses.informedness_loss)
 
 
-class KappaLoss(_Loss):
+class KappaLoss(Loss):
     """:func:`softcm.kappa_loss` as a module."""
 
     function = staticmethod(losses.kappa_loss)
 
 
-class CostLoss(_Loss):
+class CostLoss(Loss):
     """:func:`softcm.cost_loss` as a module."""
 
     function = staticmethod(losses.cost_loss)
@@ -168,7 +219,7 @@ class CostLoss(_Loss):
         self.options["costs"] = costs
 
 
-class AUROCLoss(_Loss):
+class AUROCLoss(Loss):
     """:func:`softcm.auroc_loss` as a module."""
 
     function = staticmethod(losses.auroc_loss)
@@ -177,7 +228,7 @@ class AUROCLoss(_Loss):
         super().__init__(threshold=threshold, **options)
 
 
-class AUPRCLoss(_Loss):
+class AUPRCLoss(Loss):
     """:func:`softcm.auprc_loss` as a module."""
 
     function = staticmethod(losses.auprc_loss)
@@ -186,7 +237,7 @@ class AUPRCLoss(_Loss):
         super().__init__(threshold=threshold, **options)
 
 
-class ConfusionLoss(_Loss):
+class ConfusionLoss(Loss):
     """:func:`softcm.confusion_loss` as a module."""
 
     function = staticmethod(losses.confusion_loss)

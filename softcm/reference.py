@@ -20,6 +20,7 @@ from .inputs import (
     check_weight,
     class_index_message,
     class_indices,
+    plain,
     raise_unless,
 )
 
@@ -60,12 +61,30 @@ def memberships(p: Tensor, threshold: Tensor, h: Tensor, membership: str) -> tup
     return positive, negative
 
 
+def truncate(p: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """p cut off to a multiple of 1 / levels below 1, and which one it is; for a table.
+
+    The value is float64, in which it is on the right side of every threshold; its gradient is that
+    of p. The factor exceeds levels by so little that a p which is a multiple up to its own rounding
+    stays that multiple: float32(0.29) * 100 is less than 29.
+    """
+    factor = levels * (1 + 2 * torch.finfo(p.dtype).eps)
+    level = (p.detach() * factor).nan_to_num(0.0).clamp(0, levels - 1).long()
+    return level.double() / levels + (p - p.detach()), level
+
+
+def look_up(p: Tensor, level: Tensor, table: Tensor, threshold: int | Tensor) -> Tensor:
+    """h at the level of p and a threshold's index, with the gradient that the table has there."""
+    return table[0, threshold, level] + table[1, threshold, level] * (p - p.detach())
+
+
 def soft_counts(
     input: Tensor,
     target: Tensor,
     threshold: Tensor,
     weight: Tensor | None,
     pos_weight: Tensor | None,
+    table: Tensor | None,
     ignore_index: int | None,
     heaviside_kind: str,
     parameter: float,
@@ -100,9 +119,14 @@ def soft_counts(
         w1 = w1 * pos_weight.to(dtype)
 
     p = torch.sigmoid(x) if from_logits else x
+    if table is not None:
+        p, level = truncate(p, table.shape[-1])
     counts = []
-    for tau in threshold.unbind():
-        h = heaviside(p, tau, heaviside_kind, parameter)
+    for i, tau in enumerate(threshold.unbind()):
+        if table is None:
+            h = heaviside(p, tau, heaviside_kind, parameter)
+        else:
+            h = look_up(p, level, table, i)
         positive, negative = memberships(p, tau, h, membership)
         row = w1.unsqueeze(-1) * positive + w0.unsqueeze(-1) * negative  # (S, C, 4)
         counts.append(row.double().sum(0))
@@ -157,7 +181,7 @@ def labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Ten
         return y, counted
     classes = input.shape[1]
     known = ~counted | ((y >= 0) & (y < classes))
-    raise_unless(known, lambda: class_index_message(y[~known][0].item(), classes))
+    raise_unless(known, lambda: class_index_message(plain(y)[~plain(known)][0].item(), classes))
     one_hot = y == torch.arange(classes, device=y.device)
     return one_hot, counted.expand_as(one_hot)
 
@@ -183,15 +207,19 @@ def one_vs_rest_logits(input: Tensor) -> Tensor:
 
 
 class _OneVsRestLogits(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
+    def forward(z: Tensor) -> Tensor:
         top, _, rest_of_top = _split_top(z)
         # Of a class other than the top one the probability is at most 1/2: log(1 - p) is harmless.
         total = z.logsumexp(dim=1, keepdim=True)
         rest = total + torch.log1p(-torch.exp(z - total))
-        output = z - rest.scatter(1, top, rest_of_top)
-        ctx.save_for_backward(z, output)
-        return output
+        return z - rest.scatter(1, top, rest_of_top)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -220,9 +248,14 @@ class _ProbabilityCrossEntropy(torch.autograd.Function):
     alone would leave the gradient at p = 0 and p = 1 undefined.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, p: Tensor, w1: Tensor, w0: Tensor) -> Tensor:
-        ctx.save_for_backward(p, w1, w0)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(p: Tensor, w1: Tensor, w0: Tensor) -> Tensor:
         return -(w1 * p.log().clamp(min=-100) + w0 * torch.log1p(-p).clamp(min=-100))
 
     @staticmethod

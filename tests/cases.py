@@ -5,6 +5,7 @@ seed that depends on its id alone, so that a case is the same problem on every d
 the rounding of its values, in every dtype.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 import softcm
-from softcm import Linear, Sigmoid
+from softcm import Linear, Sigmoid, Table
 
 # float32 holds these thresholds and their breakpoints tau -+ min(tau, 1 - tau) / 2 exactly, and so
 # do the half types: only at them can a test say on which segment a breakpoint lies.
@@ -74,7 +75,7 @@ class Case:
     layout: str = "contiguous"
     target_layout: str = "contiguous"
     threshold: float | tuple[float, ...] = 0.5
-    heaviside: Linear | Sigmoid = DEFAULT
+    heaviside: Linear | Sigmoid | Table = DEFAULT
     membership: str = "soft"
     weight: str | None = None  # or "sample", "per row", "per class", "scalar", "zeros"
     pos_weight: str | None = None  # or "scalar", "classes"
@@ -150,6 +151,9 @@ class Case:
             half = min(tau, 1 - tau) / 2
             for kink in (tau - half, tau, tau + half):
                 bad |= ((p - kink).abs() < 1e-6) & (p != kink)
+        if isinstance(self.heaviside, Table):  # between two levels
+            kink = (p * self.heaviside.levels).round() / self.heaviside.levels
+            bad |= ((p - kink).abs() < 1e-6) & (p != kink)
         return bad
 
     def _target(self, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -225,6 +229,8 @@ def _generate() -> Iterator[Case]:
     yield from _targets()
     yield from _approximations()
     yield from _options()
+    yield from _many_thresholds()
+    yield from _tables()
     yield from _combinations()
 
 
@@ -378,10 +384,75 @@ def _options() -> Iterator[Case]:
             )
 
 
-def _combinations() -> Iterator[Case]:
+def _many_thresholds() -> Iterator[Case]:
+    """So many that kernels may take another way than a loop over them."""
     hundred = tuple(i / 100 for i in range(1, 100))
-    yield Case("99-thresholds", threshold=hundred, target="float")
+    exact = tuple(i / 32 for i in range(1, 32))
+    approximations = (Linear(), Linear(0.01), Linear(0.49), Sigmoid(), Sigmoid(200.0))
+    for heaviside, membership in itertools.product(approximations, ("soft", "gated")):
+        base = Case(
+            f"many-{heaviside.kind}{heaviside.parameter:g}-{membership}",
+            threshold=hundred,
+            heaviside=heaviside,
+            membership=membership,
+        )
+        yield replace(base, target="float")
+        # Not the outermost ones: of tails of a steep sigmoid alone, p in float32 tells too little.
+        yield replace(
+            base,
+            id=base.id + "-logits",
+            values="logits",
+            weight="sample",
+            threshold=hundred[9:-9],
+        )
+        # 0, 1 and elements on a threshold or breakpoint.
+        yield replace(base, id=base.id + "-exact", values="exact", threshold=exact)
+    for name, target, options in (
+        ("soft", "soft", {"weight": "zeros", "bce_weight": 0.3}),
+        ("classes", "int64", {"weight": "per row", "pos_weight": "classes", "average": "weighted"}),
+        ("ignored", "float", {"ignore_index": -1, "average": "none"}),
+        ("index", "index", {"ignore_index": -100, "values": "logits", "average": "micro"}),
+    ):
+        yield Case(f"many-{name}", shape=(600, 17), target=target, threshold=hundred, **options)
+    for name, thresholds in (
+        ("clustered", tuple(0.4 + i / 10_000 for i in range(60))),
+        ("tiny", tuple((i + 1) / 100_000 for i in range(60))),
+        ("large", tuple(1 - (i + 1) / 100_000 for i in range(60))),
+        ("unordered", hundred[::-1] + hundred[::7]),
+    ):
+        yield Case(f"many-{name}", threshold=thresholds, target="float")
+        yield Case(f"many-{name}-sure", threshold=thresholds, values="sure logits")
     yield Case("99-thresholds-classes", shape=(600, 3), values="logits", threshold=hundred)
+    thousand = tuple(i / 1000 for i in range(1, 1000))
+    yield Case("999-thresholds", (5000,), "skewed", 0.02, threshold=thousand, membership="gated")
+    yield Case("many-samples", (60_001,), threshold=exact, weight="sample")
+
+
+def _tables() -> Iterator[Case]:
+    fine = Table(Linear(0.2), decimals=3, threshold_step=0.01, dtype=torch.float32)
+    hundred = tuple(i / 100 for i in range(1, 100))
+    for membership in ("soft", "gated"):
+        base = Case("table", heaviside=Table(), membership=membership, threshold=TENTHS)
+        yield replace(base, id=f"table-{membership}", target="float")
+        yield replace(base, id=f"table-{membership}-exact", values="exact", target="float")
+        yield replace(
+            base,
+            id=f"table-{membership}-logits",
+            shape=(300, 3),
+            values="logits",
+            heaviside=Table(Sigmoid(), dtype=torch.float16),
+            weight="sample",
+            pos_weight="classes",
+            bce_weight=0.3,
+        )
+        yield replace(base, id=f"table-{membership}-fine", heaviside=fine, threshold=hundred)
+    own = Table(Sigmoid(50.0), decimals=1, thresholds=(0.7, 0.25))
+    yield Case("table-index", (300, 3), target="index", heaviside=own, threshold=0.25)
+    yield Case("table-ignored", target="soft", ignore_index=-1, heaviside=own, threshold=(0.7,))
+    yield Case("table-large", (60_001,), "skewed", 0.02, heaviside=Table(), target="float")
+
+
+def _combinations() -> Iterator[Case]:
     yield Case("unordered-thresholds", threshold=(0.7, 0.2, 0.7, 0.5))
     for target in ("int64", "index"):
         yield Case(f"large-logits-{target}", shape=(300, 3), values="large logits", target=target)

@@ -32,6 +32,7 @@ def meta(*shape):
 
 PROBABILITY = ["input", "[0, 1]", "from_logits=True"]
 MULTI_LABEL = {"input": P3, "target": Y3}
+NOT_A_MEMBER = torch.distributed.GroupMember.NON_GROUP_MEMBER
 WRONG_TYPE = (TypeError, ValueError)  # of the dtypes that decide what a shape means
 
 # (arguments that differ from a good call, exception, words of the message)
@@ -122,6 +123,9 @@ ROWS = [
     ({"ignore_index": 1.5}, TypeError, ["ignore_index", "int", "1.5"]),
     ({"ignore_index": "x"}, TypeError, ["ignore_index", "int", "'x'"]),
     ({"ignore_index": True}, TypeError, ["ignore_index", "int", "True"]),
+    ({"process_group": "gloo"}, TypeError, ["process_group", "group.WORLD", "'gloo'"]),
+    ({"process_group": 0}, TypeError, ["process_group", "ProcessGroup", "0"]),
+    ({"process_group": NOT_A_MEMBER}, ValueError, ["process_group", "this process belongs"]),
     ({"tau": 0.5}, TypeError, ["tau"]),
     ({"maximize": False}, TypeError, ["maximize"]),
     ({"metric": softcm.LinearFractional((1, 0, 0, 0), (1, 1, 0, 0))}, TypeError, ["metric"]),
@@ -322,6 +326,18 @@ def test_bad_approximation(call, error, words):
 def test_backend_that_cannot_serve(name):
     words = ["native", "meta", "auto"]
     expect_error(RuntimeError, words, CALLS[name], input=meta(4), target=meta(4), backend="native")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_process_group_without_torch_distributed(name, monkeypatch):
+    def expect(*words):
+        group = torch.distributed.ProcessGroup(0, 1)
+        words = ["process_group", *words]
+        expect_error(RuntimeError, words, CALLS[name], input=P, target=Y, process_group=group)
+
+    expect("not initialized", "init_process_group")
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    expect("this build of PyTorch")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

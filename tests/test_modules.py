@@ -71,6 +71,7 @@ DEFAULTS = {
     "bce_weight": 0.0,
     "from_logits": False,
     "backend": "auto",
+    "process_group": None,
 }
 
 each_twin = pytest.mark.parametrize("name", TWINS)

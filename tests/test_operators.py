@@ -1,6 +1,7 @@
 """The operators as PyTorch sees them (schemas, fake kernels, torch.compile), and their bits."""
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 
 import softcm
-from softcm import Linear, Sigmoid
+from softcm import Linear, Sigmoid, Table
 
 BACKENDS = softcm.available_backends()
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -44,6 +45,7 @@ ARGUMENT_CASES = {
     "classes": Case("c", (20, 3), target="uint8", threshold=(0.3, 0.6), weight="sample"),
     "indices": Case("d", (6, 4, 3), values="logits", target="index", pos_weight="classes"),
     "strides": Case("e", (3, 2, 4, 5), layout="channels last", target_layout="transposed"),
+    "table": Case("g", (20,), target="float", threshold=(0.3, 0.6), heaviside=Table()),
     "not dense": Case("f", (9, 4), layout="step", membership="gated", ignore_index=0),
 }
 each_call = pytest.mark.parametrize(
@@ -57,6 +59,14 @@ each_call = pytest.mark.parametrize(
 each_dtype = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str
 )
+
+
+# With numbers in tensors, for compiled code in which they change.
+OVERLOADS = OPERATORS[:3]
+
+
+def in_tensors(values):
+    return [torch.tensor(x, dtype=torch.float64) if isinstance(x, float) else x for x in values]
 
 
 def arguments(operator, case, dtype, last):
@@ -76,7 +86,11 @@ def arguments(operator, case, dtype, last):
     weight = example.options["weight"]
     weight = None if weight is None else weight.expand(example.target.shape)
     tau = torch.tensor(case.thresholds, dtype=torch.float64)
-    batch = (example.input, example.target, tau, weight, pos_weight)
+    table = None
+    if isinstance(case.heaviside, Table):
+        tau, table = case.heaviside.look_up(tau)
+        last = last and operator != "soft_counts_backward"  # no gradient in its thresholds
+    batch = (example.input, example.target, tau, weight, pos_weight, table)
     sizes = (case.classes, len(case.thresholds), 4)
     if operator == "soft_counts":
         return (*batch, *rule, last)
@@ -97,7 +111,8 @@ def as_tuple(outputs):
 def test_every_operator_is_tested():
     names = torch._C._dispatch_get_all_op_names()
     assert {name for name in names if name.startswith("softcm::")} == {
-        f"softcm::{name}" for name in OPERATORS
+        *(f"softcm::{name}" for name in OPERATORS),
+        *(f"softcm::{name}.of_tensors" for name in OVERLOADS),
     }
 
 
@@ -106,7 +121,13 @@ def test_every_operator_is_tested():
 def test_opcheck(operator, case):
     op = getattr(torch.ops.softcm, operator).default
     for last in (True, False):
-        torch.library.opcheck(op, arguments(operator, ARGUMENT_CASES[case], torch.float32, last))
+        given = arguments(operator, ARGUMENT_CASES[case], torch.float32, last)
+        torch.library.opcheck(op, given)
+        if operator in OVERLOADS:
+            of_tensors = getattr(torch.ops.softcm, operator).of_tensors
+            torch.library.opcheck(of_tensors, tuple(in_tensors(given)))
+            for a, b in zip(op(*given), of_tensors(*in_tensors(given)), strict=True):
+                assert torch.equal(a, b)
 
 
 @needs_extension
@@ -220,6 +241,30 @@ def test_compiled_equals_eager(dynamic, backend):
     assert counter.frame_count == (graphs if dynamic else graphs + 1)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_compiled(name, dynamic):
+    function, arguments = LOSSES[name]
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 3)
+
+        def forward(self, features, labels, classes, weight):
+            options = {**arguments, "from_logits": True, "bce_weight": 0.3}
+            return function(self.linear(features), labels, weight=weight, **options)
+
+    torch.manual_seed(0)
+    model = Model()
+    step, counter = compiled(model, dynamic)
+    graphs = []
+    for inputs in (batch(64), batch(40 if dynamic else 64, seed=1)):
+        assert_same(run(step, model, inputs), run(model, model, inputs))
+        graphs.append(counter.frame_count)
+    assert graphs[0] == graphs[1]
+
+
 @each_backend
 @pytest.mark.parametrize("index", [True, False], ids=["indices", "labels"])
 def test_compiled_module_with_every_size_dynamic(index, backend):
@@ -268,6 +313,35 @@ def test_compiled_code_refuses_bad_values():
         fast(torch.full((16,), 1.5), y)
 
 
+@each_backend
+@pytest.mark.parametrize("loss", [softcm.F1Loss, softcm.MCCLoss])
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_a_module_with_a_loss(strict, loss, backend):
+    """For every size of a batch, and after a way through a file."""
+    torch.manual_seed(0)
+    options = {"from_logits": True, "bce_weight": 0.3, "backend": backend}
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(5, 3)
+            self.loss = loss(threshold=torch.tensor([0.3, 0.6]), **options)
+
+        def forward(self, features, labels):
+            return self.loss(self.linear(features), labels)
+
+    model, size = Model(), torch.export.Dim("size", min=2)
+    program = torch.export.export(
+        model, batch(16)[:2], dynamic_shapes=({0: size}, {0: size}), strict=strict
+    )
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for n in (16, 40, 30_000):
+        assert_same([loaded(*batch(n)[:2])], [model(*batch(n)[:2])])
+
+
 # Promises about bits and bytes.
 
 
@@ -276,12 +350,14 @@ def bits(examples):
     digests = []
     for input, target, options, loss_options in examples:
         input = input.detach().requires_grad_()
-        tau = torch.tensor(options["threshold"], dtype=torch.float64, requires_grad=True)
+        tau = torch.tensor(options["threshold"], dtype=torch.float64)
+        tau.requires_grad_(not isinstance(options["heaviside"], Table))
         options = options | loss_options | {"backend": "native"}
         fused = softcm.f1_loss(input, target, **options)
         two_steps = softcm.mcc_loss(input, target, **options | {"threshold": tau})
         parts = [fused, two_steps, *torch.autograd.grad(fused.sum(), input)]
-        parts += torch.autograd.grad(two_steps.sum(), (input, tau))
+        wanted = (input, tau) if tau.requires_grad else (input,)
+        parts += torch.autograd.grad(two_steps.sum(), wanted)
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -292,6 +368,7 @@ def bits(examples):
 def examples_for_bits():
     """Problems that take every way through the code and are divided into several tasks."""
     large = Case("bits", (70_001,), target="float", threshold=(0.3, 0.5))
+    many = tuple(i / 32 for i in range(1, 32))
     cases = [
         large,
         replace(large, values="logits", heaviside=Sigmoid(), weight="sample", bce_weight=0.3),
@@ -299,6 +376,10 @@ def examples_for_bits():
         replace(large, shape=(9, 5, 9999), target="uint8", layout="channels last"),
         replace(large, heaviside=Sigmoid(), membership="gated", bce_weight=0.3),
         replace(large, shape=(50_000, 3), target="soft", average="weighted", heaviside=Linear(0.3)),
+        replace(large, threshold=many),
+        replace(large, values="logits", heaviside=Table(), average="none"),
+        replace(large, values="logits", weight="sample", threshold=many),
+        replace(large, shape=(20_000, 3), threshold=many[::4], heaviside=Sigmoid()),
     ]
     dtypes = torch.float32, torch.float64, torch.float16, torch.bfloat16
     return [case.build(dtype=dtype) for case in cases for dtype in dtypes]

@@ -216,6 +216,24 @@ def test_grid_counts_distinct_thresholds_in_any_order():
     assert values(result) == (0.5, 4 / 5, 2)
 
 
+@pytest.mark.parametrize("metric", ["f1", "mcc", "gmean"])
+def test_many_candidates_are_brute_force(metric):
+    """Counts of 999 thresholds in one pass over the samples, and one threshold at a time."""
+    generator = torch.Generator().manual_seed(2)
+    p = torch.rand(5000, generator=generator)
+    p[::3] = (p[::3] * 1000).round() / 1000  # on a candidate
+    y = torch.rand(5000, generator=generator) < p**3
+    grid = [i / 1000 for i in range(1, 1000)]
+    twin = {t: softcm.confusion_matrix(p, y, threshold=t) for t in grid}
+    score = {t: getattr(softcm.metrics, metric)(cm).item() for t, cm in twin.items()}
+    best = max(score.values())
+    tied = [t for t in grid if score[t] == best]
+    result = tune_threshold(p, y, metric, grid)
+    assert result.score.item() == best
+    assert result.maximizers.item() == len(tied)
+    assert result.threshold.item() == min(tied, key=lambda t: abs(t - 0.5))
+
+
 @pytest.mark.parametrize("grid", [[0.3, 0.7], [0.7, 0.3], torch.tensor([0.3, 0.7])])
 def test_of_two_equally_close_the_smaller(grid):
     p, y = torch.tensor([0.2, 0.8]), torch.tensor([0, 1])

@@ -20,13 +20,15 @@ struct Chunk {
 
 class Chunks {
  public:
-  Chunks(int64_t samples, int64_t classes, int64_t thresholds)
-      : samples_(samples), classes_(classes) {
-    // At least kSamples a chunk, and more where the partial sums of all chunks would need more than
-    // kPartials; but never so few chunks that many cores stand idle.
-    constexpr int64_t kSamples = 32 * kBlock, kPartials = 1 << 14, kFewest = 64;
-    const int64_t most = std::max(kPartials / (classes * thresholds), kFewest);
-    const int64_t wanted = std::min((samples + kSamples - 1) / kSamples, most);
+  // sums: how many numbers a class is summed up in.
+  Chunks(int64_t samples, int64_t classes, int64_t sums) : samples_(samples), classes_(classes) {
+    // At least kSamples a chunk, or as many as make its sums worth their memory; more where the
+    // sums of all chunks would need more than kSums. But never so few chunks, with samples enough,
+    // that many cores stand idle.
+    constexpr int64_t kSamples = 32 * kBlock, kSums = 1 << 17, kFewest = 32;
+    const int64_t fewest_samples = std::max(kSamples, 8 * sums);
+    const int64_t most = std::max(kSums / (classes * sums), kFewest);
+    const int64_t wanted = std::min((samples + fewest_samples - 1) / fewest_samples, most);
     const int64_t blocks = (samples + kBlock - 1) / kBlock;
     size_ = (blocks + wanted - 1) / wanted * kBlock;
     parts_ = (samples + size_ - 1) / size_;

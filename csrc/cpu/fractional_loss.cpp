@@ -42,12 +42,12 @@ void evaluate(const LossRule& rule, const BatchSums& sums, int64_t thresholds, L
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, const Tensor& metric, bool maximize,
     std::string average, double zero_division, double bce_weight, bool with_grad) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
   const LossRule rule{to_metric(metric), maximize, to_average(average), zero_division, bce_weight};
   const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
   const BatchSums sums = sum_samples(problem, bce_weight != 0);

@@ -1,5 +1,5 @@
-// The loops over a block of samples, compiled for several instruction sets. For soft_counts.cpp
-// only, hence the unnamed namespace.
+// The loops over a block of samples, compiled for several instruction sets. For the two
+// files that include passes.h, hence the unnamed namespaces.
 #pragma once
 
 #include <algorithm>
@@ -106,9 +106,9 @@ SOFTCM_CLONES void gradient(const H& heaviside, const Slopes<T>& slopes, const S
   }
 }
 
-template <class T, class H>
+template <class T, class H, class Samples>
 SOFTCM_CLONES double threshold_gradient(const H& heaviside, const Slopes<T>& slopes,
-                                        const Staged<T>& s, int64_t count) {
+                                        const Samples& s, int64_t count) {
   const H h = heaviside;
   const Slopes<T> k = slopes;
   alignas(64) T sum[kLanes] = {};

@@ -32,11 +32,7 @@ SOFTCM_HD double sum_lanes(const T* lanes) {
 // The bits of a number, which have the order of the numbers from 0 upwards. Those of a negative
 // number, of -0 and of NaN are larger than those of 1.
 SOFTCM_HD uint32_t ordered_bits(float x) { return static_cast<uint32_t>(float_bits(x)); }
-SOFTCM_HD uint64_t ordered_bits(double x) {
-  uint64_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
+SOFTCM_HD uint64_t ordered_bits(double x) { return double_bits(x); }
 
 template <class T>
 struct Plain {

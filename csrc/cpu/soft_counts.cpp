@@ -11,131 +11,48 @@
 #include <tuple>
 
 #include "../heaviside.h"
-#include "chunks.h"
-#include "kernels.h"
+#include "direct.h"
+#include "lookup_table.h"
+#include "many_thresholds.h"
+#include "passes.h"
 
 namespace softcm {
 namespace {
 
-// Sums of samples begin ... end - 1 of a class, by way of staged blocks.
-template <class T, class H>
-void sum_staged(const Problem& problem, const std::vector<H>& heavisides, int64_t c, int64_t begin,
-                int64_t end, bool with_cross_entropy, Staged<T>& staged, Sums* sums,
-                Totals& total) {
-  for (; begin < end; begin += kBlock) {
-    const int64_t padded = stage(problem, c, begin, std::min(kBlock, end - begin), staged, &total);
-    for (size_t t = 0; t < heavisides.size(); ++t) {
-      add_sums<T>(heavisides[t], staged, padded, sums[t]);
-    }
-    if (with_cross_entropy) {
-      total.cross_entropy += cross_entropy(staged, padded, problem.from_logits);
-    }
-  }
-}
-
-// The same where the caller's memory can be read as it is; false where it has to be staged, since
-// a value may be out of range and is to be looked at more closely.
-template <class T, class H>
-bool sum_plain(const Problem& problem, const std::vector<H>& heavisides, int64_t c, int64_t begin,
-               int64_t count, Sums* sums, Totals& total) {
-  const Plain<T> block = plain<T>(problem, c, begin);
-  for (size_t t = 0; t < heavisides.size(); ++t) {
-    if (!add_sums<T>(heavisides[t], block, count, sums[t])) return false;  // at t = 0 or never
-  }
-  total.weight += static_cast<double>(count);
-  return true;
-}
-
-template <class T, class H>
-void sum_chunk(const Problem& problem, const std::vector<H>& heavisides, const Chunk& chunk,
-               bool with_cross_entropy, Sums* sums, Totals* totals) {
-  const int64_t thresholds = static_cast<int64_t>(heavisides.size());
-  const bool in_place = is_plain<T>(problem) && !with_cross_entropy;
-  // A stretch is read once for each threshold: it should stay in the first cache.
-  const int64_t step = in_place ? 8 * kBlock : kBlock;
-  Staged<T> staged;
-  for (int64_t begin = chunk.begin; begin < chunk.end; begin += step) {
-    const int64_t end = std::min(begin + step, chunk.end);
-    const int64_t whole = in_place ? (end - begin) / kLanes * kLanes : 0;
-    for (int64_t c = chunk.first_class; c < chunk.last_class; ++c) {
-      Sums* of_class = sums + (c - chunk.first_class) * thresholds;
-      Totals& total = totals[c - chunk.first_class];
-      const bool done =
-          whole > 0 && sum_plain<T>(problem, heavisides, c, begin, whole, of_class, total);
-      sum_staged<T>(problem, heavisides, c, done ? begin + whole : begin, end, with_cross_entropy,
-                    staged, of_class, total);
-    }
-  }
-}
-
-// Writes dL/dinput of a chunk; adds dL/dthreshold to threshold_grad (T) if it is not null.
-template <class T, class H, class Out>
-void gradient_chunk(const Problem& problem, const std::vector<H>& heavisides, const Chunk& chunk,
-                    const std::vector<Slopes<T>>& slopes,
-                    const std::vector<double>& grad_cross_entropy, double* threshold_grad,
-                    Out* grad_input) {
-  const int64_t thresholds = static_cast<int64_t>(heavisides.size());
-  // Without staging, the gradient is written where it belongs, in one go.
-  constexpr bool kSameType = std::is_same_v<T, Out>;
-  bool entropy = false;
-  for (const double g : grad_cross_entropy) entropy = entropy || g != 0;
-  const bool plain_block = kSameType && is_plain<T>(problem) && problem.contiguous.l == 1 &&
-                           !entropy && threshold_grad == nullptr;
-  Staged<T> staged;
-  alignas(64) T buffer[kBlock];
-  for (int64_t begin = chunk.begin; begin < chunk.end; begin += kBlock) {
-    const int64_t count = std::min(kBlock, chunk.end - begin);
-    for (int64_t c = chunk.first_class; c < chunk.last_class; ++c) {
-      const Slopes<T>* k = slopes.data() + c * thresholds;
-      const auto add_all = [&](const auto& block, int64_t length, T* grad) {
-        using Block = std::decay_t<decltype(block)>;
-        gradient<T, H, Block, false>(heavisides[0], k[0], block, length, grad);
-        for (int64_t t = 1; t < thresholds; ++t) {
-          gradient<T, H, Block, true>(heavisides[t], k[t], block, length, grad);
-        }
-      };
-      if constexpr (kSameType) {
-        if (plain_block) {
-          add_all(plain<T>(problem, c, begin), count,
-                  grad_input + c * problem.contiguous.c + begin);
-          continue;
-        }
-      }
-      const int64_t padded = stage<T>(problem, c, begin, count, staged, nullptr);
-      add_all(staged, padded, buffer);
-      for (int64_t t = 0; threshold_grad != nullptr && t < thresholds; ++t) {
-        threshold_grad[t] += threshold_gradient(heavisides[t], k[t], staged, padded);
-      }
-      finish_gradient(staged, padded, problem.from_logits, static_cast<T>(grad_cross_entropy[c]),
-                      buffer);
-      for_runs(problem, problem.contiguous, c, begin, count,
-               [&](int64_t offset, int64_t done, int64_t length) {
-                 for (int64_t i = 0; i < length; ++i) {
-                   grad_input[offset + i * problem.contiguous.l] =
-                       static_cast<Out>(buffer[done + i]);
-                 }
-               });
-    }
-  }
-}
-
 template <template <class> class H, class T>
-std::vector<H<T>> make_heavisides(const Problem& problem) {
-  std::vector<H<T>> all;
-  for (const double tau : problem.threshold) all.push_back(H<T>::make(tau, problem.parameter));
-  return all;
+Direct<T, H<T>> direct(const Problem& problem) {
+  Direct<T, H<T>> method;
+  for (const double tau : problem.threshold) {
+    method.heavisides.push_back(H<T>::make(tau, problem.parameter));
+  }
+  return method;
 }
 
-// Calls f with the approximations of the problem at its thresholds, in the arithmetic type T.
+// Whether buckets pay: they cost about as much as kFewest thresholds one by one (measured, Zen 4),
+// and their set-up for a threshold as much as kSetUp samples at one.
+bool many_thresholds(const Problem& problem) {
+  constexpr int64_t kFewest = 14, kSetUp = 100;
+  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
+  return problem.samples() * (thresholds - kFewest) > kSetUp * thresholds;
+}
+
+// Calls f with the method for the problem, in the arithmetic type T.
 template <class T, class F>
-void with_heavisides(const Problem& problem, const F& f) {
+auto with_method(const Problem& problem, bool threshold_grad, const F& f) {
+  const bool buckets = !threshold_grad && many_thresholds(problem);
   switch (problem.kind) {
     case Kind::kLinear:
-      return f(make_heavisides<Linear, T>(problem));
+      return buckets ? f(LinearBuckets<T>(problem.threshold, problem.parameter))
+                     : f(direct<Linear, T>(problem));
     case Kind::kSigmoid:
-      return f(make_heavisides<Sigmoid, T>(problem));
-    case Kind::kStep:
-      return f(make_heavisides<Step, T>(problem));
+      return problem.threshold.size() > 1 && problem.parameter <= SigmoidOfPower<T>::kMost
+                 ? f(SigmoidPowers<T>(problem.threshold, problem.parameter))
+                 : f(direct<Sigmoid, T>(problem));
+    case Kind::kTable:
+      return f(LookupTable<T>(problem.threshold, problem.table->const_data_ptr<float>(),
+                              problem.table->size(2)));
+    default:
+      return buckets ? f(StepBuckets<T>(problem.threshold)) : f(direct<Step, T>(problem));
   }
 }
 
@@ -177,55 +94,20 @@ void check(const Problem& problem, const Totals& totals) {
 
 template <class T>
 BatchSums sum_samples_as(const Problem& problem, bool with_cross_entropy) {
-  const int64_t classes = problem.classes;
-  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
-  const Chunks chunks(problem.samples(), classes, thresholds);
-  std::vector<Sums> sums(chunks.parts() * classes * thresholds);
-  std::vector<Totals> totals(chunks.parts() * classes);
-  with_heavisides<T>(problem, [&](const auto& heavisides) {
-    chunks.for_each_parallel([&](const Chunk& chunk) {
-      const int64_t first = chunk.part * classes + chunk.first_class;
-      sum_chunk<T>(problem, heavisides, chunk, with_cross_entropy, &sums[first * thresholds],
-                   &totals[first]);
-    });
-  });
-  BatchSums result;
-  for (int64_t c = 0; c < classes; ++c) {
-    for (int64_t part = 1; part < chunks.parts(); ++part) totals[c] += totals[part * classes + c];
-    check(problem, totals[c]);
-    for (int64_t t = 0; t < thresholds; ++t) {
-      Sums total;
-      for (int64_t part = 0; part < chunks.parts(); ++part) {
-        total += sums[(part * classes + c) * thresholds + t];
+  return with_method<T>(problem, false, [&](const auto& method) {
+    ClassSums classes = sum_pass<T>(problem, method, with_cross_entropy);
+    BatchSums result;
+    for (int64_t c = 0; c < problem.classes; ++c) {
+      Totals& totals = classes.totals[c];
+      check(problem, totals);
+      for (const Sums& sums : method.evaluate(&classes.sums[c * method.size()])) {
+        totals.positives = sums.weight1_below + sums.weight1_above;
+        result.counts.push_back(counts(sums, problem.gated));
       }
-      totals[c].positives = total.weight1_below + total.weight1_above;
-      result.counts.push_back(counts(total, problem.gated));
+      result.totals.push_back(totals);
     }
-    result.totals.push_back(totals[c]);
-  }
-  return result;
-}
-
-template <class T, class Out>
-std::vector<double> write_gradient_as(const Problem& problem,
-                                      const std::vector<Counts>& grad_counts,
-                                      const std::vector<double>& grad_cross_entropy,
-                                      bool threshold_grad, const Tensor& grad_input) {
-  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
-  std::vector<Slopes<T>> all;
-  for (const Counts& g : grad_counts) all.push_back(slopes<T>(g, problem.gated));
-  const Chunks chunks(problem.samples(), problem.classes, thresholds);
-  std::vector<double> partial(threshold_grad ? chunks.count() * thresholds : 0);
-  Out* out = grad_input.mutable_data_ptr<Out>();
-  with_heavisides<T>(problem, [&](const auto& heavisides) {
-    chunks.for_each_parallel([&](const Chunk& chunk) {
-      double* of_chunk = threshold_grad ? &partial[chunk.index * thresholds] : nullptr;
-      gradient_chunk<T>(problem, heavisides, chunk, all, grad_cross_entropy, of_chunk, out);
-    });
+    return result;
   });
-  std::vector<double> result(threshold_grad ? thresholds : 0);
-  for (size_t i = 0; i < partial.size(); ++i) result[i % thresholds] += partial[i];
-  return result;
 }
 
 std::vector<Counts> to_counts(const Tensor& tensor) {
@@ -248,8 +130,12 @@ std::vector<double> write_gradient(const Problem& problem, const std::vector<Cou
                                    const std::vector<double>& grad_cross_entropy,
                                    bool threshold_grad, const Tensor& grad_input) {
   const auto write = [&](auto arithmetic, auto element) {
-    return write_gradient_as<decltype(arithmetic), decltype(element)>(
-        problem, grad_counts, grad_cross_entropy, threshold_grad, grad_input);
+    using T = decltype(arithmetic);
+    auto* out = grad_input.mutable_data_ptr<decltype(element)>();
+    return with_method<T>(problem, threshold_grad, [&](const auto& method) {
+      return gradient_pass<T>(problem, method, grad_counts, grad_cross_entropy, threshold_grad,
+                              out);
+    });
   };
   switch (problem.input.dtype) {
     case ScalarType::Double:
@@ -267,11 +153,11 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> soft_counts(
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, bool with_cross_entropy) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
   const BatchSums sums = sum_samples(problem, with_cross_entropy);
   const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
   Tensor counts = empty({problem.classes, thresholds, 4}, ScalarType::Double, input);
@@ -290,11 +176,12 @@ std::tuple<Tensor, Tensor, Tensor> soft_counts(
 std::tuple<Tensor, Tensor> soft_counts_backward(
     const Tensor& grad_counts, const Tensor& grad_cross_entropy, std::optional<Tensor> grad_loss,
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, bool threshold_grad) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  STD_TORCH_CHECK(!(threshold_grad && table), "softcm: a table has no gradient in its thresholds");
   std::vector<Counts> of_counts = to_counts(grad_counts);
   std::vector<double> of_entropy = to_doubles(grad_cross_entropy);
   const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());

@@ -36,6 +36,8 @@ cudaError_t launch_gradient(const Batch& batch, const Upstream& upstream, void* 
       return launch_general<Linear>(batch, division, upstream, grad_input, stream);
     case Kind::kSigmoid:
       return launch_general<Sigmoid>(batch, division, upstream, grad_input, stream);
+    case Kind::kTable:
+      return launch_general<Lookup>(batch, division, upstream, grad_input, stream);
     default:
       return launch_general<Step>(batch, division, upstream, grad_input, stream);
   }
@@ -49,6 +51,8 @@ cudaError_t launch_threshold_gradient(const Batch& batch, const Upstream& upstre
       return launch_thresholds<Linear>(batch, upstream, partial, ticket, grad_threshold, stream);
     case Kind::kSigmoid:
       return launch_thresholds<Sigmoid>(batch, upstream, partial, ticket, grad_threshold, stream);
+    case Kind::kTable:
+      return launch_thresholds<Lookup>(batch, upstream, partial, ticket, grad_threshold, stream);
     default:
       return launch_thresholds<Step>(batch, upstream, partial, ticket, grad_threshold, stream);
   }

@@ -65,7 +65,7 @@ __device__ __forceinline__ void add_gradients(const H& h, const Slopes<T>& k,
 #pragma unroll
   for (int i = 0; i < kPack; ++i) {
     const Sample<T>& s = samples[i];
-    grad[i] += h.slope(s.p, s.q) * k(s.p < h.tau, s.w1, s.w0);
+    grad[i] += h.slope(s.p, s.q) * k(is_below(h, s.p), s.w1, s.w0);
   }
 }
 
@@ -204,7 +204,7 @@ threshold_gradient_kernel(const __grid_constant__ Batch batch,
         Sample<T> x[1];
         load_samples<1>(batch, Position(batch, s), share.c, pos_weight, x, ignored);
         const T slope = h.slope_threshold(x[0].p, x[0].q);
-        sum[0] += static_cast<double>(slope * k(x[0].p < h.tau, x[0].w1, x[0].w0));
+        sum[0] += static_cast<double>(slope * k(is_below(h, x[0].p), x[0].w1, x[0].w0));
       }
     }
     sum_block(sum, 1, [&](int, int, double of_block) {

@@ -64,7 +64,8 @@ Batch batch_of(const Problem& problem, const Tensor& threshold,
           problem.gated,
           problem.from_logits,
           problem.kind,
-          problem.parameter};
+          problem.parameter,
+          problem.table ? problem.table->const_data_ptr<float>() : nullptr};
 }
 
 // Memory for what the blocks leave behind, in one piece.
@@ -116,12 +117,12 @@ Counts* counts_of(Tensor& tensor) {
 
 std::tuple<Tensor, Tensor, Tensor> soft_counts(
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, bool with_cross_entropy) {
   const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
   const Batch batch = batch_of(problem, threshold, pos_weight);
   Tensor counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
   Tensor totals = empty({batch.classes, 2}, ScalarType::Double, input);
@@ -148,12 +149,12 @@ Tensor threshold_gradient(const Batch& batch, const Upstream& upstream, const Te
 std::tuple<Tensor, Tensor> soft_counts_backward(
     const Tensor& grad_counts, const Tensor& grad_cross_entropy, std::optional<Tensor> grad_loss,
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, bool threshold_grad) {
   const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
   const Batch batch = batch_of(problem, threshold, pos_weight);
   const Tensor of_counts = to_contiguous(grad_counts);
   const Tensor of_entropy = to_contiguous(grad_cross_entropy);
@@ -176,13 +177,13 @@ std::tuple<Tensor, Tensor> soft_counts_backward(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
     const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
     std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
     std::string membership, bool from_logits, const Tensor& metric, bool maximize,
     std::string average, double zero_division, double bce_weight, bool with_grad) {
   const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, ignore_index,
-                                       heaviside, parameter, membership, from_logits);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
   const Tensor of_metric = to_contiguous(metric);
   STD_TORCH_CHECK(metric.scalar_type() == ScalarType::Double && metric.numel() == 10,
                   "softcm: metric must hold the ten numbers a, a0, b, b0 in float64");

@@ -22,7 +22,8 @@ cudaError_t with_dtype(const Batch& batch, const F& f) {
 bool is_plain(const Batch& batch, const Division& division) {
   const int64_t pack = batch.input.dtype == ScalarType::Float ? 4 : 8;
   return batch.input.dtype != ScalarType::Double && batch.input.dtype == batch.target.dtype &&
-         batch.n == 1 && division.tile == 1 && batch.thresholds == 1 && batch.kind != Kind::kStep &&
+         batch.n == 1 && division.tile == 1 && batch.thresholds == 1 &&
+         (batch.kind == Kind::kLinear || batch.kind == Kind::kSigmoid) &&
          is_aligned(batch.input, batch, pack) && is_aligned(batch.target, batch, pack) &&
          batch.contiguous.l == 1 && (batch.classes == 1 || batch.contiguous.c % pack == 0) &&
          batch.weight.data == nullptr && batch.pos_weight.data == nullptr && !batch.ignore &&

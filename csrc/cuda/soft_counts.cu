@@ -35,10 +35,19 @@ cudaError_t launch_soft_counts(const Batch& batch, bool with_cross_entropy, cons
   if (is_plain(batch, division) && !with_cross_entropy) {
     return launch_plain_soft_counts(batch, division, work, result, stream);
   }
-  const auto launch_chosen = batch.kind == Kind::kLinear ? choose_kernel<Linear>(batch, division)
-                             : batch.kind == Kind::kSigmoid
-                                 ? choose_kernel<Sigmoid>(batch, division)
-                                 : choose_kernel<Step>(batch, division);
+  const auto choose = [&] {
+    switch (batch.kind) {
+      case Kind::kLinear:
+        return choose_kernel<Linear>(batch, division);
+      case Kind::kSigmoid:
+        return choose_kernel<Sigmoid>(batch, division);
+      case Kind::kTable:
+        return choose_kernel<Lookup>(batch, division);
+      default:
+        return choose_kernel<Step>(batch, division);
+    }
+  };
+  const auto launch_chosen = choose();
   return launch_chosen(batch, division, with_cross_entropy, work, result, stream);
 }
 

@@ -2,7 +2,10 @@
 // or the loss.
 #pragma once
 
+#include <type_traits>
+
 #include "finish.cuh"
+#include "lookup_table.cuh"
 
 namespace softcm {
 
@@ -11,7 +14,7 @@ template <class T, class H>
 __device__ __forceinline__ void add_sample(const H& h, const Sample<T>& s, T (&sums)[kSums]) {
   const T o = h.other(s.p, s.q);
   const T o1 = s.w1 * o, o0 = s.w0 * o;
-  if (s.p < h.tau) {
+  if (is_below(h, s.p)) {
     sums[0] += o1;
     sums[2] += o0;
     sums[4] += s.w1;
@@ -67,7 +70,11 @@ template <class T, class H>
 __device__ __forceinline__ H make_heaviside(const Batch& batch, int64_t t) {
   const double tau = number(batch.threshold, t);
   if (!(tau > 0 && tau < 1)) SOFTCM_FAIL("softcm: threshold must lie in (0, 1)");
-  return H::make(tau, batch.parameter);
+  if constexpr (std::is_same_v<H, Lookup<T>>) {
+    return H::make(batch, t, tau);
+  } else {
+    return H::make(tau, batch.parameter);
+  }
 }
 
 template <class T>
