@@ -75,7 +75,7 @@ def calls(library):
     assert names
 
 
-# Logits of which p is as close to 1 as thresholds that stand 1e-5 from it: there a float32 p has too
+# Logits with p as close to 1 as thresholds 1e-5 below it: there a float32 p has too
 # few digits for counts within 1e-6. The CPU's buckets go by 1 - p; the CUDA kernels have none yet.
 NOT_PROMISED = {("many-large-sure", dtype) for dtype in DTYPES if dtype != torch.float64}
 # Every case in float32 and, in turn, in one of the other dtypes.
