@@ -1,6 +1,6 @@
 """Speed of one F1-loss step on the CPU, as ratios within one run.
 
-    python benchmarks/cpu_speed.py [--threads 2] [--seconds 1.5]
+    python benchmarks/cpu_speed.py [--threads 2] [--seconds 1]
 
 A step is forward and backward through the public call: float32 probabilities, one threshold,
 default options; medians. It is set beside cross-entropy, the reference backend, torch.compile of
@@ -10,16 +10,11 @@ by themselves. Freed memory is kept by the allocator, so that every contender re
 without that, a large gradient costs more in page faults than in arithmetic.
 """
 
-import argparse
-import ctypes
-import platform
-import statistics
-import sys
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from measure import measure, parse_arguments, print_ratios
 from torch import Tensor
 
 import softcm
@@ -28,7 +23,7 @@ from softcm.autograd import Rule
 from softcm.metrics import F1
 
 SIZES = (1_024, 1 << 20, 1 << 24)
-ROWS = (  # name, numerator, denominator, largest ratio aimed at for each size
+ROWS = (
     ("step / cross-entropy", "softcm", "cross-entropy", (0.75, None, None)),
     ("step / reference", "softcm", "reference", (0.25, 0.01, 0.01)),
     ("step / compiled reference", "softcm", "compiled", (None, 1 / 30, 1 / 30)),
@@ -49,27 +44,6 @@ class EmptyFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, _: Tensor) -> tuple[Tensor, None]:
         return ctx.gradient, None
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc neither to map large blocks afresh nor to give freed ones back."""
-    trim_threshold, mmap_threshold = -1, -3
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**30)
-
-
-def median_time(step: Callable[[], object], seconds: float) -> float:
-    for _ in range(3):
-        step()
-    times: list[float] = []
-    deadline = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < deadline:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def contenders(size: int) -> dict[str, Callable[[], object]]:
@@ -111,33 +85,6 @@ def contenders(size: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each measurement")
-    arguments = parser.parse_args()
-    if "native" not in softcm.available_backends():
-        sys.exit("the compiled extension is not installed: nothing to measure")
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
-
-    times: dict[int, dict[str, float]] = {}
-    for size in SIZES:
-        times[size] = {}
-        for name, step in contenders(size).items():
-            times[size][name] = median_time(step, arguments.seconds)
-            print(f"N = {size:>10,}  {name:<16} {times[size][name] * 1e6:>12,.1f} us", flush=True)
-
-    print(f"\n{platform.processor() or platform.machine()}, {arguments.threads} threads,", end=" ")
-    print(f"torch {torch.__version__}, softcm {softcm.__version__}; ratio (aim)\n")
-    print(f"{'':<32}" + "".join(f"{f'N = {size:,}':>24}" for size in SIZES))
-    for name, top, bottom, aims in ROWS:
-        cells = []
-        for size, aim in zip(SIZES, aims, strict=True):
-            ratio = times[size][top] / times[size][bottom]
-            cells.append(f"{ratio:.3g}" + (f" ({aim:.3g})" if aim else ""))
-        print(f"{name:<32}" + "".join(f"{cell:>24}" for cell in cells))
-
-
 if __name__ == "__main__":
-    main()
+    arguments = parse_arguments(__doc__.splitlines()[0])
+    print_ratios(measure(SIZES, contenders, arguments.seconds), ROWS)

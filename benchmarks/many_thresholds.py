@@ -8,14 +8,11 @@ thresholds for predictions of which 95% are below 0.01, as with rare positives. 
 where the kernels change from a loop over the thresholds to buckets: from there the time is flat.
 """
 
-import argparse
-import platform
-import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from cpu_speed import keep_freed_memory, median_time
+from measure import measure, median_time, parse_arguments, print_ratios
 from torch import Tensor
 
 import softcm
@@ -23,7 +20,7 @@ import softcm
 SIZES = (1 << 20, 1 << 24)
 CROSSOVER_SIZES = (1 << 10, 1 << 14, 1 << 20)
 CROSSOVER_COUNTS = (4, 8, 12, 14, 16, 20, 32, 64)
-ROWS = (  # name, numerator, denominator, largest ratio aimed at for each size
+ROWS = (
     ("99 / 1 thresholds", "linear 99", "linear 1", (15, None)),
     ("99 thresholds / direct", "linear 99", "direct 99", (1 / 3, 1 / 3)),
     ("999 / 99 thresholds", "linear 999", "linear 99", (1.3, 1.3)),
@@ -74,40 +71,6 @@ def contenders(size: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
-    arguments = parser.parse_args()
-    if "native" not in softcm.available_backends():
-        sys.exit("the compiled extension is not installed: nothing to measure")
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
-
-    times: dict[int, dict[str, float]] = {}
-    for size in SIZES:
-        times[size] = {}
-        for name, step in contenders(size).items():
-            times[size][name] = median_time(step, arguments.seconds)
-            each = times[size][name] / size * arguments.threads
-            print(
-                f"N = {size:>10,}  {name:<16} {times[size][name] * 1e3:>10,.2f} ms "
-                f"{each * 1e9:>8.1f} ns a sample and thread",
-                flush=True,
-            )
-
-    print(f"\n{platform.processor() or platform.machine()}, {arguments.threads} threads,", end=" ")
-    print(f"torch {torch.__version__}, softcm {softcm.__version__}; ratio (aim)\n")
-    print(f"{'':<28}" + "".join(f"{f'N = {size:,}':>24}" for size in SIZES))
-    for name, top, bottom, aims in ROWS:
-        cells = []
-        for size, aim in zip(SIZES, aims, strict=True):
-            ratio = times[size][top] / times[size][bottom]
-            cells.append(f"{ratio:.3g}" + (f" ({aim:.3g})" if aim else ""))
-        print(f"{name:<28}" + "".join(f"{cell:>24}" for cell in cells))
-    crossover(arguments.seconds / 4)
-
-
 def crossover(seconds: float) -> None:
     print(
         f"\n{'us at T thresholds, T =':<28}" + "".join(f"{count:>8}" for count in CROSSOVER_COUNTS)
@@ -123,4 +86,6 @@ def crossover(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    arguments = parse_arguments(__doc__.splitlines()[0])
+    print_ratios(measure(SIZES, contenders, arguments.seconds), ROWS)
+    crossover(arguments.seconds / 4)

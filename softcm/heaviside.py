@@ -86,7 +86,7 @@ class Table:
     approximation is tabulated at these levels for each of the table's thresholds; the backward
     pass looks up a table of derivatives. By default 100 levels times 10 thresholds are 1,000
     entries of 8 bits: 1 kB. A loss may use the thresholds of the table that lie in (0, 1), and no
-    others.
+    others. Make it once, outside of the training loop and of compiled code.
 
     At a threshold the table's h is off by no more than its entry e of ``errors``, so each of the
     four counts by no more than e times the sum of the weights, and F1 by no more than that times

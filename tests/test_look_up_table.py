@@ -245,9 +245,10 @@ def test_thresholds_as_they_come():
 @pytest.mark.parametrize("threshold", [0.5, (0.1, 0.9), torch.tensor([0.3, 0.7])], ids=str)
 def test_compiled(threshold, backend):
     p, target = torch.rand(50, requires_grad=True), torch.rand(50) < 0.3
+    options = {"threshold": threshold, "heaviside": Table(), "backend": backend}
 
     def loss(p):
-        return softcm.f1_loss(p, target, threshold=threshold, heaviside=Table(), backend=backend)
+        return softcm.f1_loss(p, target, **options)
 
     torch._dynamo.reset()
     compiled = torch.compile(loss, fullgraph=True)

@@ -1,5 +1,5 @@
-// The loops over a block of samples, compiled for several instruction sets. For the two
-// files that include passes.h, hence the unnamed namespaces.
+// The loops over a block of samples, compiled for several instruction sets. For soft_counts.cpp
+// only, hence the unnamed namespaces here and in the headers that include this one.
 #pragma once
 
 #include <algorithm>
