@@ -2,13 +2,16 @@
 
 Switches, from the environment:
   SOFTCM_BUILD_EXT=auto|0|1    build the extension where possible (the default), never, or fail
-  SOFTCM_BUILD_CUDA=auto|0|1   the same for CUDA kernels; there are none yet
+  SOFTCM_BUILD_CUDA=auto|0|1   the same for the CUDA kernels; auto: where a toolkit is found
+  CUDA_HOME                    the toolkit; default: that of the nvcc on PATH
+  TORCH_CUDA_ARCH_LIST         GPU architectures to compile for, as "8.0;9.0+PTX"
   MAX_JOBS                     files compiled at the same time; default: the number of cores
   CXX, CXXFLAGS                compiler, and flags in addition to those below
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -33,6 +36,10 @@ MACROS = [
     ("Py_LIMITED_API", "0x030a0000"),  # Python 3.10
     ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # the stable ABI of torch 2.10
 ]
+CUDA_MACROS = [MACROS[0], ("TORCH_TARGET_VERSION", "0x020d000000000000")]  # streams need torch 2.13
+MIN_TORCH_CUDA = (2, 13)
+CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 # No contraction to fused multiply-add: results are the same bits on every instruction set.
 CXX_FLAGS = [
     "-std=c++20",
@@ -110,8 +117,6 @@ def find_compiler():
 
 def plan():
     """Extensions to build, and what softcm._build_info will say; reason: why there are none."""
-    if switch("SOFTCM_BUILD_CUDA") == "1":
-        raise SystemExit("softcm: SOFTCM_BUILD_CUDA=1, but this version has no CUDA kernels")
     if switch("SOFTCM_BUILD_EXT") == "0":
         return [], {"reason": "softcm was built with SOFTCM_BUILD_EXT=0"}
     if os.name == "nt":
@@ -127,37 +132,140 @@ def plan():
     compiler = find_compiler()
     if compiler is None:
         return [], {"reason": "no C++20 compiler that works was found when softcm was built"}
-    extension = Extension(
+    flags = " ".join([*CXX_FLAGS, os.environ.get("CXXFLAGS", "")]).strip()
+    build = {"reason": None, "torch": version, "compiler": compiler, "flags": flags}
+    cuda, build_of_cuda = plan_cuda(folder, version)
+    return [cpu_extension(folder), *cuda], build | build_of_cuda
+
+
+def sources(*patterns):
+    """Relative, as setuptools wants them."""
+    return sorted(str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern))
+
+
+def cpu_extension(torch):
+    return Extension(
         "softcm._C",
-        # Relative, as setuptools wants them; csrc/cuda is not for this extension.
-        sources=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*.cpp"))
-        + sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cpu/*.cpp")),
-        include_dirs=["csrc", str(folder / "include")],
+        sources=sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
+        include_dirs=["csrc", str(torch / "include")],
         define_macros=MACROS,
-        library_dirs=[str(folder / "lib")],
+        library_dirs=[str(torch / "lib")],
         libraries=["torch_cpu"],
         extra_compile_args=CXX_FLAGS,
         extra_link_args=["-s"],
         py_limited_api=True,
         language="c++",
     )
-    flags = " ".join([*CXX_FLAGS, os.environ.get("CXXFLAGS", "")]).strip()
-    return [extension], {"reason": None, "torch": version, "compiler": compiler, "flags": flags}
+
+
+def plan_cuda(torch, version):
+    """The CUDA extension, if there is to be one, and what softcm._build_info will say of it.
+
+    It takes a toolkit, but neither a GPU nor a torch that was built for CUDA: the runtime is linked
+    statically, and nothing of libtorch_cuda is needed.
+    """
+    wanted = switch("SOFTCM_BUILD_CUDA")
+    home = find_cuda()
+    reason = None
+    if wanted == "0":
+        reason = "softcm was built with SOFTCM_BUILD_CUDA=0"
+    elif home is None:
+        reason = "no CUDA toolkit was found when softcm was built"
+    elif tuple(map(int, re.findall(r"\d+", version)[:2])) < MIN_TORCH_CUDA:
+        reason = f"torch {version} was too old when softcm was built (2.13 is needed)"
+    if reason is not None:
+        if wanted == "1":
+            raise SystemExit(f"softcm: SOFTCM_BUILD_CUDA=1, but {reason}")
+        return [], {"cuda_reason": reason}
+    extension = Extension(
+        "softcm._C_cuda",
+        # The rules of the arguments are the same for every device.
+        sources=[
+            *sources("csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
+            os.path.join("csrc", "problem.cpp"),
+        ],
+        include_dirs=["csrc", str(torch / "include"), str(home / "include")],
+        define_macros=CUDA_MACROS,
+        library_dirs=[str(torch / "lib"), *cuda_libraries(home)],
+        libraries=["torch_cpu", "cudart_static", "dl", "rt", "pthread"],
+        extra_compile_args=CXX_FLAGS,
+        extra_link_args=["-s"],
+        py_limited_api=True,
+        language="c++",
+    )
+    extension.nvcc = [str(home / "bin" / "nvcc"), *NVCC_FLAGS, *architectures()]
+    return [extension], {"cuda_reason": None, "cuda": f"{home.name}, {cuda_architectures()}"}
+
+
+def find_cuda():
+    """Folder of the CUDA toolkit, or None."""
+    if "CUDA_HOME" in os.environ:
+        homes = [Path(os.environ["CUDA_HOME"])]
+    else:
+        homes = [Path("/usr/local/cuda")]
+        nvcc = shutil.which("nvcc")  # perhaps a script, but one that knows where the toolkit is
+        if nvcc is not None:
+            command = [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull]
+            answer = subprocess.run(command, capture_output=True, text=True)
+            top = re.search(r"^#\$ _HERE_=(.*)$", answer.stdout + answer.stderr, re.MULTILINE)
+            homes[:0] = [Path(top[1].strip()).parent] if top else []
+    for home in homes:
+        if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
+            return home.resolve()
+    return None
+
+
+def cuda_libraries(home):
+    folders = [home / "lib64", home / "lib", *home.glob("targets/*/lib")]
+    return [str(folder) for folder in folders if (folder / "libcudart_static.a").is_file()][:1]
+
+
+def cuda_architectures():
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHITECTURES
+
+
+def architectures():
+    """nvcc's options for the architectures; +PTX adds code that later GPUs can translate."""
+    flags = []
+    for name in re.split(r"[;, ]+", cuda_architectures().strip()):
+        parsed = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", name)
+        if parsed is None:
+            raise SystemExit(f"softcm: TORCH_CUDA_ARCH_LIST must be like 8.0;9.0+PTX, not {name!r}")
+        number = parsed[1] + parsed[2]
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if parsed[3]:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
 
 
 class BuildExt(build_ext):
-    """Compiles the files of an extension side by side."""
+    """Compiles the files of an extension side by side, those that end in .cu with nvcc."""
 
     def build_extensions(self):
-        compile_files = self.compiler.compile
+        self.compiler.src_extensions.append(".cu")
+        self.compile_files = self.compiler.compile
+        super().build_extensions()
+
+    def build_extension(self, extension):
+        def compile_one(source, options):
+            if source.endswith(".cu"):
+                return [self.compile_cuda(extension, source, options)]
+            return self.compile_files([source], **options)
 
         def compile_side_by_side(sources, **options):
             with ThreadPoolExecutor(max_jobs()) as pool:
-                objects = pool.map(lambda source: compile_files([source], **options), sources)
+                objects = pool.map(lambda source: compile_one(source, options), sources)
                 return [path for paths in objects for path in paths]
 
         self.compiler.compile = compile_side_by_side
-        super().build_extensions()
+        super().build_extension(extension)
+
+    def compile_cuda(self, extension, source, options):
+        (path,) = self.compiler.object_filenames([source], output_dir=options["output_dir"])
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        includes = [f"-I{folder}" for folder in options["include_dirs"]]
+        self.spawn([*extension.nvcc, *includes, "-c", source, "-o", path])
+        return path
 
 
 class BuildPy(build_py):
@@ -176,8 +284,9 @@ class BuildPy(build_py):
 # An sdist and the metadata need neither torch nor a compiler.
 EXTENSIONS, BUILD = plan() if BUILD_COMMANDS & set(sys.argv) else ([], {})
 if BUILD.get("reason"):
-    if switch("SOFTCM_BUILD_EXT") == "1":
-        raise SystemExit(f"softcm: SOFTCM_BUILD_EXT=1, but {BUILD['reason']}")
+    for name in ("SOFTCM_BUILD_EXT", "SOFTCM_BUILD_CUDA"):
+        if switch(name) == "1":
+            raise SystemExit(f"softcm: {name}=1, but {BUILD['reason']}")
     rule = "*" * 80
     print(f"{rule}\nsoftcm: pure Python only: {BUILD['reason']}\n{rule}", file=sys.stderr)
 

@@ -23,7 +23,7 @@ struct Linear {
   T m1, m2, m3;         // slopes of the three segments
   T dm1, dm2, dm3;      // their derivatives with respect to tau
 
-  static Linear make(double tau, double delta) {
+  SOFTCM_HD static Linear make(double tau, double delta) {
     const double tau_m = tau < 1 - tau ? tau : 1 - tau;
     const double low = tau - tau_m / 2, high = tau + tau_m / 2;
     const double m1 = delta / low, m2 = (1 - 2 * delta) / tau_m, m3 = delta / (1 - high);
@@ -70,7 +70,9 @@ struct Sigmoid {
   T tau, tau_rest;  // tau as a sum: k can be so large that the rounding of tau alone would count
   T k;
 
-  static Sigmoid make(double tau, double k) { return {T(tau), T(tau - double(T(tau))), T(k)}; }
+  SOFTCM_HD static Sigmoid make(double tau, double k) {
+    return {T(tau), T(tau - double(T(tau))), T(k)};
+  }
 
   SOFTCM_HD T other(T p, T) const {
     const T difference = (p - tau) - tau_rest;
@@ -128,7 +130,7 @@ template <class T>
 struct Step {
   T tau;
 
-  static Step make(double tau, double) { return {T(tau)}; }
+  SOFTCM_HD static Step make(double tau, double) { return {T(tau)}; }
 
   SOFTCM_HD T other(T p, T) const { return p != p ? p : T(0); }
   SOFTCM_HD T slope(T, T) const { return T(0); }
@@ -142,7 +144,7 @@ template <class T>
 struct Truncation {
   T scale, last;
 
-  static Truncation make(int64_t levels) {
+  SOFTCM_HD static Truncation make(int64_t levels) {
     const double epsilon = sizeof(T) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-07;
     return {T(static_cast<double>(levels) * (1 + 2 * epsilon)), T(levels - 1)};
   }

@@ -18,7 +18,7 @@ struct Sums {
   double other1_below = 0, other1_above = 0, other0_below = 0, other0_above = 0;
   double weight1_below = 0, weight1_above = 0, weight0_below = 0, weight0_above = 0;
 
-  Sums& operator+=(const Sums& s) {
+  SOFTCM_HD Sums& operator+=(const Sums& s) {
     other1_below += s.other1_below;
     other1_above += s.other1_above;
     other0_below += s.other0_below;
@@ -33,6 +33,14 @@ struct Sums {
 
 struct Counts {
   double tp, fn, fp, tn;
+
+  SOFTCM_HD Counts& operator+=(const Counts& c) {
+    tp += c.tp;
+    fn += c.fn;
+    fp += c.fp;
+    tn += c.tn;
+    return *this;
+  }
 };
 
 SOFTCM_HD Counts counts(const Sums& s, bool gated) {
@@ -48,6 +56,13 @@ SOFTCM_HD Counts counts(const Sums& s, bool gated) {
 template <class T>
 struct Slopes {
   T positive_below, positive_above, negative_below, negative_above;
+
+  // For a sample with the weights w1 of the positive row and w0 of the negative row.
+  SOFTCM_HD T operator()(bool below, T w1, T w0) const {
+    const T positive = below ? positive_below : positive_above;
+    const T negative = below ? negative_below : negative_above;
+    return w1 * positive + w0 * negative;
+  }
 };
 
 // From g = dL/d(tp, fn, fp, tn); do/dh is +1 where p < tau and -1 where p >= tau.

@@ -8,18 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "layout.h"
+#include "loss.h"
+
 namespace softcm {
 
-using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-enum class Kind { kLinear, kSigmoid, kStep, kTable };
-
-// Element (n, c, l) of a tensor (N, C, L) stands at n * stride.n + c * stride.c +
-// l * stride.l.
-struct Strides {
-  int64_t n, c, l;
-};
 
 struct Operand {
   Tensor tensor;  // keeps the data alive
@@ -33,6 +27,7 @@ struct Problem {
   Operand input, target;
   std::optional<Operand> weight;
   Strides contiguous;  // of a contiguous tensor of the shape of input
+  // Read on the CPU only: elsewhere that would mean to wait for the device.
   std::vector<double> threshold;
   std::vector<double> pos_weight;  // empty, or one a class
   std::optional<Tensor> table;     // of kTable: (2, T, Q) float32, h and dh/dp at each level of p
@@ -53,6 +48,11 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
                      const std::optional<Tensor>& table, std::optional<int64_t> ignore_index,
                      const std::string& heaviside, double parameter, const std::string& membership,
                      bool from_logits);
+
+Average to_average(const std::string& average);
+
+// For the loss: a scalar, or (C,) for average = "none", in the accumulation dtype.
+Tensor empty_loss_of(const Problem& problem, Average average, const Tensor& device_of);
 
 // The values of a small floating-point tensor on the CPU.
 std::vector<double> to_doubles(const Tensor& tensor);

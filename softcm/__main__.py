@@ -18,10 +18,14 @@ def installation() -> list[tuple[str, str]]:
     ]
     if _extension.LOADED:
         rows.append(("extension", "loaded; built with"))
-        rows += [(f"  {key}", value) for key, value in _extension.BUILD.items() if value]
+        known = {k: v for k, v in _extension.BUILD.items() if v and not k.endswith("reason")}
+        rows += [(f"  {key}", value) for key, value in known.items()]
     else:
         rows.append(("extension", f"none: {_extension.REASON}"))
     rows.append(("triton", _triton_version()))
+    rows.append(
+        ("CUDA kernels", f"none: {_extension.CUDA_REASON}" if _extension.CUDA_REASON else "loaded")
+    )
     return [*rows, ("backends", ", ".join(available_backends()))]
 
 
@@ -43,7 +47,7 @@ def backend_table() -> list[list[str]]:
 
 def main() -> None:
     for name, value in installation():
-        print(f"{name:<12}{value}")
+        print(f"{name:<14}{value}")
     print()
     for row in backend_table():
         print("".join(f"{cell:<12}" for cell in row).rstrip())

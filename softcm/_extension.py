@@ -1,7 +1,8 @@
-"""Loads the compiled part, ``softcm._C``, once, and remembers why not where that fails.
+"""Loads the compiled parts, ``softcm._C`` and ``softcm._C_cuda``, once each, or remembers why not.
 
-``LOADED`` says whether the C++ operators are registered, ``REASON`` why not, and ``BUILD`` how
-this copy was built, as setup.py wrote it down.
+``LOADED`` says whether the C++ operators are registered, ``REASON`` why not, ``CUDA_REASON`` why
+not their CUDA kernels (None: they are), and ``BUILD`` how this copy was built, as setup.py wrote it
+down. That the CUDA part cannot be loaded concerns nobody but callers with CUDA tensors.
 """
 
 import importlib
@@ -19,21 +20,23 @@ def _build_info() -> dict[str, Any]:
         return {}
 
 
-def _load(build: dict[str, Any]) -> str | None:
-    """Imports ``softcm._C``; the reason where it cannot be."""
+def _load(module: str, reason: object) -> str | None:
+    """Imports a module of the compiled part; the reason where it cannot be."""
     # An extension left behind by an earlier build in place does not belong to this copy.
-    if build.get("reason") is not None:
-        return str(build["reason"])
+    if reason is not None:
+        return str(reason)
     try:
-        importlib.import_module("softcm._C")
+        importlib.import_module(module)
     except ImportError as error:
         return str(error)
     return None
 
 
 BUILD = _build_info()
-REASON = _load(BUILD)
+REASON = _load("softcm._C", BUILD.get("reason"))
 LOADED = REASON is None
+# The kernels are for operators that the first part defines.
+CUDA_REASON = REASON or _load("softcm._C_cuda", BUILD.get("cuda_reason"))
 
 if not LOADED:
     if os.environ.get("SOFTCM_REQUIRE_EXT") == "1":

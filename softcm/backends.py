@@ -10,7 +10,9 @@ from .inputs import check_choice
 
 REQUESTS = ("auto", "native", "triton", "reference")
 # The devices for which the compiled extension holds kernels.
-NATIVE_DEVICES: frozenset[str] = frozenset({"cpu"} if _extension.LOADED else ())
+NATIVE_DEVICES: frozenset[str] = frozenset(
+    (["cpu"] if _extension.LOADED else []) + (["cuda"] if _extension.CUDA_REASON is None else [])
+)
 
 
 def _triton_devices() -> frozenset[str]:
@@ -81,8 +83,10 @@ def select_backend(
 def _why_not(requested: str, native_devices: frozenset[str], triton_devices: frozenset[str]) -> str:
     devices = native_devices if requested == "native" else triton_devices
     if devices:
-        interpreter = ", and 'cpu' if TRITON_INTERPRET=1" if requested == "triton" else ""
-        return f"it serves {', '.join(map(repr, sorted(devices)))} only{interpreter}"
+        more = ", and 'cpu' if TRITON_INTERPRET=1" if requested == "triton" else ""
+        if requested == "native" and _extension.CUDA_REASON is not None:
+            more = f" (no CUDA kernels: {_extension.CUDA_REASON})"
+        return f"it serves {', '.join(map(repr, sorted(devices)))} only{more}"
     if requested == "native":
         return f"the compiled extension is not loaded: {_extension.REASON}"
     return "Triton is not installed (pip install 'softcm[triton]')"

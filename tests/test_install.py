@@ -31,16 +31,19 @@ PyMODINIT_FUNC PyInit__C(void) {
 }
 """
 # What decides how softcm is built and loaded, or which torch is seen, is up to each test.
-OURS = ("SOFTCM_BUILD_EXT", "SOFTCM_BUILD_CUDA", "SOFTCM_REQUIRE_EXT", "MAX_JOBS")
+OURS = ("SOFTCM_BUILD_EXT", "SOFTCM_REQUIRE_EXT", "MAX_JOBS", "CUDA_HOME")
 FOREIGN = ("PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler on this machine"
 )
 
 
 def run(command, cwd, **variables):
-    environment = {k: v for k, v in os.environ.items() if k not in OURS + FOREIGN} | variables
+    environment = {k: v for k, v in os.environ.items() if k not in OURS + FOREIGN}
+    # CUDA takes its time to compile: one build has it, for one architecture.
+    environment |= {"SOFTCM_BUILD_CUDA": "0", "TORCH_CUDA_ARCH_LIST": "9.0"} | variables
     command = [str(word) for word in command]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
@@ -131,7 +134,8 @@ def sdist(tmp_path_factory, bare_python):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory, sdist):
     """The wheel with the real kernels, built from the sdist."""
-    return build(sys.executable, sdist, "build_wheel", tmp_path_factory.mktemp("wheel"))[0]
+    out = tmp_path_factory.mktemp("wheel")
+    return build(sys.executable, sdist, "build_wheel", out, SOFTCM_BUILD_CUDA="auto")[0]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +173,31 @@ def test_installed_wheel_loads(site):
     done = import_softcm(site, SOFTCM_REQUIRE_EXT="1")
     assert done.stdout == "True None\n", done.stderr
     assert done.stderr == ""
+
+
+@needs_compiler
+@needs_nvcc
+def test_installed_cuda_part_loads_without_a_gpu(site):
+    code = (
+        "from softcm import _extension as e, backends as b; print(e.CUDA_REASON, b.NATIVE_DEVICES)"
+    )
+    done = run_installed(site, "-W", "error", "-c", code)
+    assert done.stdout.startswith("None ")
+    assert "'cuda'" in done.stdout
+    assert "CUDA kernels  loaded" in run_installed(site, "-m", "softcm").stdout
+
+
+@needs_compiler
+def test_cuda_part_that_cannot_be_loaded(site, tmp_path):
+    broken = shutil.copytree(site, tmp_path / "broken")
+    (broken / "softcm" / "_C_cuda.abi3.so").write_text("no library")
+    done = import_softcm(broken, SOFTCM_REQUIRE_EXT="1")
+    assert (done.stdout, done.stderr) == ("True None\n", "")
+    code = "import softcm; softcm.backends.select_backend('native', 'cuda')"
+    done = run_installed(broken, "-c", code)
+    assert "cannot serve tensors on 'cuda': it serves cpu only (" in done.stderr
+    assert "_C_cuda.abi3.so" in done.stderr
+    assert "CUDA kernels  none: " in run_installed(broken, "-m", "softcm").stdout
 
 
 @needs_compiler
@@ -248,7 +277,16 @@ def test_isolated_build_finds_torch(bare_python, source, tmp_path):
         ),
         ({"SOFTCM_BUILD_EXT": "yes"}, "SOFTCM_BUILD_EXT must be auto, 0 or 1, not 'yes'"),
         ({"SOFTCM_BUILD_CUDA": "2"}, "SOFTCM_BUILD_CUDA must be auto, 0 or 1, not '2'"),
-        ({"SOFTCM_BUILD_CUDA": "1"}, "this version has no CUDA kernels"),
+        pytest.param(
+            {"SOFTCM_BUILD_CUDA": "1", "CUDA_HOME": "/nowhere"},
+            "softcm: SOFTCM_BUILD_CUDA=1, but no CUDA toolkit was found when softcm was built",
+            marks=needs_compiler,
+        ),
+        pytest.param(
+            {"SOFTCM_BUILD_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "Hopper"},
+            "TORCH_CUDA_ARCH_LIST must be like 8.0;9.0+PTX, not 'Hopper'",
+            marks=[needs_compiler, needs_nvcc],
+        ),
         pytest.param({"MAX_JOBS": "0"}, "MAX_JOBS must be a whole number", marks=needs_compiler),
     ],
 )
@@ -267,6 +305,14 @@ def test_required_extension_without_torch(bare_python, source, tmp_path):
 def test_compile_error_is_fatal(source, tmp_path):
     (source / "csrc" / "cpu" / "broken.cpp").write_text("int broken( {\n")
     assert "error" in refused_build(sys.executable, source, tmp_path)
+
+
+@needs_compiler
+@needs_nvcc
+def test_compile_error_in_cuda_is_fatal(source, tmp_path):
+    (source / "csrc" / "cuda").mkdir()
+    (source / "csrc" / "cuda" / "broken.cu").write_text("__global__ void broken( {\n")
+    assert "error" in refused_build(sys.executable, source, tmp_path, SOFTCM_BUILD_CUDA="auto")
 
 
 @needs_compiler

@@ -7,6 +7,7 @@
 
 #include "../elementary.h"
 #include "../membership.h"
+#include "../sample.h"
 #include "samples.h"
 #include "vectorize.h"
 
@@ -78,21 +79,13 @@ SOFTCM_CLONES double cross_entropy(const Staged<T>& s, int64_t count, bool from_
     if (from_logits) {
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) {
-        const T z = s.z_[i + l], w1 = s.w1(i + l), w0 = s.w0(i + l);
-        const T rest = log_one_plus(exp_nonpositive(z < T(0) ? z : -z));
-        const T positive = w1 * ((z < T(0) ? -z : T(0)) + rest);
-        const T negative = w0 * ((z < T(0) ? T(0) : z) + rest);
-        // A row without weight adds nothing, even where its logarithm is infinite.
-        sum[l] = sum[l] + ((w1 == T(0) ? T(0) : positive) + (w0 == T(0) ? T(0) : negative));
+        sum[l] = sum[l] + cross_entropy_of_logit(s.z_[i + l], s.w1(i + l), s.w0(i + l));
       }
     } else {
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) {
-        const T p = s.p(i + l), q = s.q(i + l);
-        const T small = p < q ? p : q;
-        const T of_small = minus_log(small), of_large = minus_log_one_minus(small);
-        const T of_p = p < q ? of_small : of_large, of_q = p < q ? of_large : of_small;
-        sum[l] = sum[l] + (s.w1(i + l) * of_p + s.w0(i + l) * of_q);
+        sum[l] =
+            sum[l] + cross_entropy_of_probability(s.p(i + l), s.q(i + l), s.w1(i + l), s.w0(i + l));
       }
     }
   }
@@ -108,10 +101,7 @@ SOFTCM_CLONES void gradient(const H& heaviside, const Slopes<T>& slopes, const S
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const T p = s.p(i);
-    const bool below = p < h.tau;
-    const T positive = below ? k.positive_below : k.positive_above;
-    const T negative = below ? k.negative_below : k.negative_above;
-    const T value = h.slope(p, s.q(i)) * (s.w1(i) * positive + s.w0(i) * negative);
+    const T value = h.slope(p, s.q(i)) * k(p < h.tau, s.w1(i), s.w0(i));
     grad[i] = kAdd ? grad[i] + value : value;
   }
 }
@@ -126,12 +116,8 @@ SOFTCM_CLONES double threshold_gradient(const H& heaviside, const Slopes<T>& slo
 #pragma omp simd
     for (int64_t l = 0; l < kLanes; ++l) {
       const T p = s.p(i + l);
-      const bool below = p < h.tau;
-      const T positive = below ? k.positive_below : k.positive_above;
-      const T negative = below ? k.negative_below : k.negative_above;
-      const T value =
-          h.slope_threshold(p, s.q(i + l)) * (s.w1(i + l) * positive + s.w0(i + l) * negative);
-      sum[l] = sum[l] + value;
+      const T slope = h.slope_threshold(p, s.q(i + l));
+      sum[l] = sum[l] + slope * k(p < h.tau, s.w1(i + l), s.w0(i + l));
     }
   }
   return sum_lanes(sum);
@@ -143,12 +129,8 @@ SOFTCM_CLONES void finish_gradient(const Staged<T>& s, int64_t count, bool from_
                                    T grad_cross_entropy, T* __restrict grad) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    const T p = s.p(i), q = s.q(i), variance = p * q;
-    const T bounded = variance < T(1e-12) ? T(1e-12) : variance;
-    const T residual = grad_cross_entropy * (s.w0(i) * p - s.w1(i) * q);
-    const T of_counts = from_logits ? grad[i] * variance : grad[i];
-    const T of_entropy = from_logits ? residual : residual / bounded;
-    const T value = grad_cross_entropy == T(0) ? of_counts : of_counts + of_entropy;
+    const T value =
+        input_gradient(grad[i], s.p(i), s.q(i), s.w1(i), s.w0(i), grad_cross_entropy, from_logits);
     grad[i] = s.counted_[i] == T(0) ? T(0) : value;
   }
 }

@@ -3,6 +3,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "../sample.h"
 #include "vectorize.h"
 
 namespace softcm {
@@ -110,11 +111,10 @@ SOFTCM_CLONES void resolve_probabilities(Staged<T>& b, int64_t count, bool from_
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const T z = b.counted_[i] != T(0) ? b.z_[i] : T(0);
-    const T e = exp_nonpositive(z < T(0) ? z : -z);
-    const T large = T(1) / (T(1) + e), small = e * large;
+    const Probability<T> of_logit = probability(z);
     b.z_[i] = z;
-    b.p_[i] = z < T(0) ? small : large;
-    b.q_[i] = z < T(0) ? large : small;
+    b.p_[i] = of_logit.p;
+    b.q_[i] = of_logit.q;
   }
 }
 

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "../elementary.h"
+#include "../loss.h"
 #include "../problem.h"
 
 namespace softcm {
@@ -78,17 +79,12 @@ struct Range {
   }
 };
 
-// What a class has beside its counts.
-struct Totals {
-  double weight = 0;         // of the counted samples
-  double positives = 0;      // weight of the positive rows
-  double cross_entropy = 0;  // weighted sum
+// The totals of a class and the values met.
+struct Totals : ClassTotals {
   Range input, target, sample_weight;
 
   Totals& operator+=(const Totals& other) {
-    weight += other.weight;
-    positives += other.positives;
-    cross_entropy += other.cross_entropy;
+    ClassTotals::operator+=(other);
     input += other.input;
     target += other.target;
     sample_weight += other.sample_weight;

@@ -96,13 +96,15 @@ template <class T>
 BatchSums sum_samples_as(const Problem& problem, bool with_cross_entropy) {
   return with_method<T>(problem, false, [&](const auto& method) {
     ClassSums classes = sum_pass<T>(problem, method, with_cross_entropy);
-    BatchSums result{{}, std::move(classes.totals)};
+    BatchSums result;
     for (int64_t c = 0; c < problem.classes; ++c) {
-      check(problem, result.totals[c]);
+      Totals& totals = classes.totals[c];
+      check(problem, totals);
       for (const Sums& sums : method.evaluate(&classes.sums[c * method.size()])) {
-        result.totals[c].positives = sums.weight1_below + sums.weight1_above;
+        totals.positives = sums.weight1_below + sums.weight1_above;
         result.counts.push_back(counts(sums, problem.gated));
       }
+      result.totals.push_back(totals);
     }
     return result;
   });

@@ -3,15 +3,14 @@
 
 #include <vector>
 
-#include "../membership.h"
+#include "../loss.h"
 #include "../problem.h"
-#include "samples.h"
 
 namespace softcm {
 
 struct BatchSums {
-  std::vector<Counts> counts;  // (C, T)
-  std::vector<Totals> totals;  // (C)
+  std::vector<Counts> counts;       // (C, T)
+  std::vector<ClassTotals> totals;  // (C)
 };
 
 // The four counts of each class and threshold, and the totals of each class. Throws for a value

@@ -1,0 +1,96 @@
+// What the last block does: from the sums of all blocks to counts, and on to the loss.
+#pragma once
+
+#include "reduce.cuh"
+#include "samples.cuh"
+
+namespace softcm {
+
+__device__ __forceinline__ void count_all(const Batch& batch, int64_t parts, const Workspace& work,
+                                          Counts* of_all) {
+  const int64_t items = batch.classes * batch.thresholds;
+  const int warp = threadIdx.x / 32;
+  const bool first = threadIdx.x % 32 == 0;
+  for (int64_t item = warp; item < items; item += kWarps) {
+    double v[kSums];
+    sum_rows(work.sums + item * kSums, parts, items * kSums, v);
+    if (!first) continue;
+    Sums sums;
+    sums += {v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]};
+    of_all[item] = counts(sums, batch.gated);
+    if (item % batch.thresholds == 0) {
+      work.of_all[item / batch.thresholds].positives = sums.weight1_below + sums.weight1_above;
+    }
+  }
+  for (int64_t c = warp; c < batch.classes; c += kWarps) {
+    double v[2];
+    sum_rows(work.totals + c * 2, parts, batch.classes * 2, v);
+    if (!first) continue;
+    work.of_all[c].weight = v[0];
+    work.of_all[c].cross_entropy = v[1];
+  }
+  __syncthreads();
+}
+
+// For average = "micro": all classes as one.
+__device__ __forceinline__ void merge_classes(const Batch& batch, const Counts* of_all,
+                                              const Workspace& work) {
+  for (int64_t t = threadIdx.x; t < batch.thresholds; t += kThreads) {
+    Counts sum = {0, 0, 0, 0};
+    for (int64_t c = 0; c < batch.classes; ++c) sum += of_all[c * batch.thresholds + t];
+    work.merged[t] = sum;
+  }
+  if (threadIdx.x == 0) {
+    ClassTotals sum;
+    for (int64_t c = 0; c < batch.classes; ++c) sum += work.of_all[c];
+    work.of_all[batch.classes] = sum;
+  }
+  __syncthreads();
+}
+
+__device__ __forceinline__ void write_loss(const Batch& batch, const Workspace& work,
+                                           const Result& result) {
+  LossRule rule = result.rule;
+  const double* m = result.metric;
+  rule.metric = {{m[0], m[1], m[2], m[3]}, m[4], {m[5], m[6], m[7], m[8]}, m[9]};
+  const bool micro = rule.average == Average::kMicro;
+  if (micro) merge_classes(batch, result.counts, work);
+  const LossArrays arrays{micro ? 1 : batch.classes,
+                          batch.thresholds,
+                          micro ? work.merged : result.counts,
+                          micro ? work.of_all + batch.classes : work.of_all,
+                          result.loss,
+                          result.grad_counts,
+                          result.grad_entropy};
+  const LossSums of_thread = accumulate(rule, arrays, threadIdx.x, kThreads);
+  __shared__ double of_block[4];
+  const double values[4] = {of_thread.shares, of_thread.losses, of_thread.weight,
+                            of_thread.cross_entropy};
+  sum_block(values, 1, [&](int k, int, double sum) { of_block[k] = sum; });
+  const LossSums sums{of_block[0], of_block[1], of_block[2], of_block[3]};
+  finish(rule, arrays, sums, threadIdx.x, kThreads);
+  if (!micro) return;
+  __syncthreads();
+  const int64_t items = batch.classes * batch.thresholds;
+  for (int64_t i = batch.thresholds + threadIdx.x; i < items; i += kThreads) {
+    result.grad_counts[i] = result.grad_counts[i % batch.thresholds];
+  }
+  for (int64_t c = 1 + threadIdx.x; c < batch.classes; c += kThreads) {
+    result.grad_entropy[c] = result.grad_entropy[0];
+  }
+}
+
+// A call, so that its registers are not those of the loop over the samples.
+__device__ inline __attribute__((noinline)) void finish_batch(const Batch& batch, int64_t parts,
+                                                              const Workspace& work,
+                                                              const Result& result) {
+  count_all(batch, parts, work, result.counts);
+  if (result.totals == nullptr) return write_loss(batch, work, result);
+  for (int64_t c = threadIdx.x; c < batch.classes; c += kThreads) {
+    result.totals[2 * c] = work.of_all[c].weight;
+    result.totals[2 * c + 1] = work.of_all[c].positives;
+    result.cross_entropy[c] = work.of_all[c].cross_entropy;
+  }
+}
+
+}  // namespace softcm

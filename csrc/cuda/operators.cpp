@@ -1,0 +1,257 @@
+// The operators on CUDA tensors: outputs and workspace, and the launches.
+//
+// Nothing here waits for the device, and what is launched depends on shapes and options alone, so
+// that a CUDA graph can capture it.
+#include <Python.h>
+#include <cuda_runtime_api.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <tuple>
+
+#include "../problem.h"
+#include "kernels.h"
+
+namespace softcm {
+namespace {
+
+// Makes the device of a tensor the current one, and finds its current stream.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& tensor)
+      : guard_(tensor.get_device_index()),
+        stream_(torch::stable::accelerator::getCurrentStream(tensor.get_device_index())) {}
+
+  cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_.nativeHandle()); }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  torch::stable::accelerator::Stream stream_;
+};
+
+void check(cudaError_t error) {
+  STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
+}
+
+Array array(const Operand& x) {
+  return {x.tensor.const_data_ptr(), x.dtype, x.stride,
+          static_cast<int64_t>(x.tensor.element_size())};
+}
+
+// A small vector, or a scalar, which serves as one that repeats itself.
+Array array(const Tensor& x) {
+  const int64_t stride = x.dim() == 0 ? 0 : x.stride(0);
+  return {
+      x.const_data_ptr(), x.scalar_type(), {0, 0, stride}, static_cast<int64_t>(x.element_size())};
+}
+
+Batch batch_of(const Problem& problem, const Tensor& threshold,
+               const std::optional<Tensor>& pos_weight) {
+  return {problem.n,
+          problem.classes,
+          problem.inner,
+          threshold.numel(),
+          array(problem.input),
+          array(problem.target),
+          problem.weight ? array(*problem.weight) : Array(),
+          array(threshold),
+          pos_weight ? array(*pos_weight) : Array(),
+          problem.contiguous,
+          problem.ignore_index.has_value(),
+          problem.ignore_index.value_or(0),
+          problem.class_indices,
+          problem.gated,
+          problem.from_logits,
+          problem.kind,
+          problem.parameter,
+          problem.table ? problem.table->const_data_ptr<float>() : nullptr};
+}
+
+// Memory for what the blocks leave behind, in one piece.
+class Scratch {
+ public:
+  Scratch(int64_t doubles, const Tensor& device_of)
+      : tensor_(empty({doubles + 1}, ScalarType::Double, device_of)),
+        next_(tensor_.mutable_data_ptr<double>()) {}
+
+  template <class T = double>
+  T* take(int64_t count) {
+    static_assert(sizeof(T) % sizeof(double) == 0);
+    T* taken = reinterpret_cast<T*>(next_);
+    next_ += count * static_cast<int64_t>(sizeof(T) / sizeof(double));
+    return taken;
+  }
+
+  // A counter of blocks that is 0 when the next kernel starts; one block needs none.
+  unsigned* ticket(int64_t blocks, cudaStream_t stream) {
+    unsigned* ticket = reinterpret_cast<unsigned*>(next_);
+    if (blocks > 1) check(cudaMemsetAsync(ticket, 0, sizeof *ticket, stream));
+    return ticket;
+  }
+
+ private:
+  Tensor tensor_;
+  double* next_;
+};
+
+void run_soft_counts(const Batch& batch, bool with_cross_entropy, Result result,
+                     const Tensor& device_of, cudaStream_t stream) {
+  const Division division = divide(batch);
+  const int64_t items = batch.classes * batch.thresholds;
+  const int64_t of_parts = division.parts * (items * kSums + batch.classes * 2);
+  Scratch scratch(of_parts + 3 * (batch.classes + 1) + 4 * (batch.thresholds + items), device_of);
+  Workspace work{};
+  work.sums = scratch.take(division.parts * items * kSums);
+  work.totals = scratch.take(division.parts * batch.classes * 2);
+  work.of_all = scratch.take<ClassTotals>(batch.classes + 1);
+  work.merged = scratch.take<Counts>(batch.thresholds);
+  if (result.counts == nullptr) result.counts = scratch.take<Counts>(items);
+  work.ticket = scratch.ticket(division.blocks(), stream);
+  check(launch_soft_counts(batch, with_cross_entropy, work, result, stream));
+}
+
+Counts* counts_of(Tensor& tensor) {
+  return reinterpret_cast<Counts*>(tensor.mutable_data_ptr<double>());
+}
+
+std::tuple<Tensor, Tensor, Tensor> soft_counts(
+    const Tensor& input, const Tensor& target, const Tensor& threshold,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
+    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
+    std::string membership, bool from_logits, bool with_cross_entropy) {
+  const OnDevice device(input);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  const Batch batch = batch_of(problem, threshold, pos_weight);
+  Tensor counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
+  Tensor totals = empty({batch.classes, 2}, ScalarType::Double, input);
+  Tensor cross_entropy = empty({batch.classes}, ScalarType::Double, input);
+  Result result{};
+  result.counts = counts_of(counts);
+  result.totals = totals.mutable_data_ptr<double>();
+  result.cross_entropy = cross_entropy.mutable_data_ptr<double>();
+  run_soft_counts(batch, with_cross_entropy, result, input, device.stream());
+  return {counts, totals, cross_entropy};
+}
+
+Tensor threshold_gradient(const Batch& batch, const Upstream& upstream, const Tensor& device_of,
+                          cudaStream_t stream) {
+  const int64_t blocks = divide(batch).blocks();
+  Scratch scratch(blocks * batch.thresholds, device_of);
+  double* partial = scratch.take(blocks * batch.thresholds);
+  Tensor grad = empty({batch.thresholds}, ScalarType::Double, device_of);
+  check(launch_threshold_gradient(batch, upstream, partial, scratch.ticket(blocks, stream),
+                                  grad.mutable_data_ptr<double>(), stream));
+  return grad;
+}
+
+std::tuple<Tensor, Tensor> soft_counts_backward(
+    const Tensor& grad_counts, const Tensor& grad_cross_entropy, std::optional<Tensor> grad_loss,
+    const Tensor& input, const Tensor& target, const Tensor& threshold,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
+    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
+    std::string membership, bool from_logits, bool threshold_grad) {
+  const OnDevice device(input);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  const Batch batch = batch_of(problem, threshold, pos_weight);
+  const Tensor of_counts = to_contiguous(grad_counts);
+  const Tensor of_entropy = to_contiguous(grad_cross_entropy);
+  STD_TORCH_CHECK(of_counts.numel() == batch.classes * batch.thresholds * 4 &&
+                      of_entropy.numel() == batch.classes,
+                  "softcm: gradients must have the shapes (C, T, 4) and (C,)");
+  STD_TORCH_CHECK(!grad_loss || grad_loss->dim() == 0 ||
+                      (grad_loss->dim() == 1 && grad_loss->numel() == batch.classes),
+                  "softcm: grad_loss must have shape () or (C,)");
+  const Upstream upstream{reinterpret_cast<const Counts*>(of_counts.const_data_ptr<double>()),
+                          of_entropy.const_data_ptr<double>(),
+                          grad_loss ? array(*grad_loss) : Array()};
+  Tensor grad_input = empty_contiguous_like(input);
+  check(launch_gradient(batch, upstream, grad_input.mutable_data_ptr(), device.stream()));
+  Tensor grad_threshold = threshold_grad
+                              ? threshold_gradient(batch, upstream, input, device.stream())
+                              : empty({0}, ScalarType::Double, input);
+  return {grad_input, grad_threshold};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
+    const Tensor& input, const Tensor& target, const Tensor& threshold,
+    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
+    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
+    std::string membership, bool from_logits, const Tensor& metric, bool maximize,
+    std::string average, double zero_division, double bce_weight, bool with_grad) {
+  const OnDevice device(input);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  const Tensor of_metric = to_contiguous(metric);
+  STD_TORCH_CHECK(metric.scalar_type() == ScalarType::Double && metric.numel() == 10,
+                  "softcm: metric must hold the ten numbers a, a0, b, b0 in float64");
+  const Batch batch = batch_of(problem, threshold, pos_weight);
+  const LossRule rule{{}, maximize, to_average(average), zero_division, bce_weight};
+  Tensor loss = empty_loss_of(problem, rule.average, input);
+  Tensor grad_counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
+  Tensor grad_entropy = empty({batch.classes}, ScalarType::Double, input);
+  Result result{};
+  result.rule = rule;
+  result.metric = of_metric.const_data_ptr<double>();
+  result.loss = {loss.mutable_data_ptr(), problem.float64()};
+  result.grad_counts = counts_of(grad_counts);
+  result.grad_entropy = grad_entropy.mutable_data_ptr<double>();
+  run_soft_counts(batch, bce_weight != 0, result, input, device.stream());
+  Tensor grad_input =
+      with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
+  if (with_grad) {
+    const Upstream upstream{result.grad_counts, result.grad_entropy, Array()};
+    check(launch_gradient(batch, upstream, grad_input.mutable_data_ptr(), device.stream()));
+  }
+  return {loss, grad_counts, grad_entropy, grad_input};
+}
+
+Rows rows_of(const Tensor& z, const Tensor& like) {
+  STD_TORCH_CHECK(z.dim() > 1 && z.size(1) > 1, "softcm: logits must have two classes or more");
+  STD_TORCH_CHECK(z.scalar_type() == ScalarType::Float || z.scalar_type() == ScalarType::Double,
+                  "softcm: logits must be float32 or float64");
+  STD_TORCH_CHECK(like.numel() == z.numel() && like.scalar_type() == z.scalar_type(),
+                  "softcm: gradient and logits must have the same shape and dtype");
+  return {z.size(0), z.size(1), z.numel() / (z.size(0) * z.size(1))};
+}
+
+Tensor one_vs_rest_logits(const Tensor& input) {
+  const OnDevice device(input);
+  const Rows rows = rows_of(input, input);
+  const Tensor z = to_contiguous(input);
+  Tensor output = empty_contiguous_like(z);
+  check(launch_one_vs_rest(rows, z.scalar_type() == ScalarType::Double, z.const_data_ptr(),
+                           output.mutable_data_ptr(), device.stream()));
+  return output;
+}
+
+Tensor one_vs_rest_logits_backward(const Tensor& grad_output, const Tensor& input,
+                                   const Tensor& output) {
+  const OnDevice device(input);
+  const Rows rows = rows_of(input, grad_output);
+  const Tensor g = to_contiguous(grad_output), z = to_contiguous(input), y = to_contiguous(output);
+  Tensor grad = empty_contiguous_like(z);
+  check(launch_one_vs_rest_backward(rows, z.scalar_type() == ScalarType::Double, g.const_data_ptr(),
+                                    z.const_data_ptr(), y.const_data_ptr(), grad.mutable_data_ptr(),
+                                    device.stream()));
+  return grad;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(softcm, CUDA, m) {
+  m.impl("one_vs_rest_logits", TORCH_BOX(&one_vs_rest_logits));
+  m.impl("one_vs_rest_logits_backward", TORCH_BOX(&one_vs_rest_logits_backward));
+  m.impl("soft_counts", TORCH_BOX(&soft_counts));
+  m.impl("soft_counts_backward", TORCH_BOX(&soft_counts_backward));
+  m.impl("fractional_loss", TORCH_BOX(&fractional_loss));
+}
+
+}  // namespace softcm
+
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C_cuda(void) {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr};
+  return PyModule_Create(&module);
+}

@@ -1,0 +1,217 @@
+"""The CUDA kernels, emulated on the CPU, against the float64 reference on the one list of cases.
+
+The library's own path from the public functions to the operators is taken; what the operators do on
+a CPU tensor is replaced by the CUDA part's functions, and the GPU by tests/simt.
+"""
+
+import ctypes
+import itertools
+
+import pytest
+import torch
+from cases import AVERAGES, CASES, LOSSES, Case
+from emulator import build_library, needs_emulator
+from test_backends import (
+    DTYPES,
+    HALF,
+    assert_counts,
+    assert_loss,
+    by_id,
+    counts_of,
+    get_id,
+    loss_of,
+)
+
+import softcm
+from softcm import Linear, Sigmoid
+
+OPERATORS = (
+    "soft_counts",
+    "soft_counts_backward",
+    "fractional_loss",
+    "one_vs_rest_logits",
+    "one_vs_rest_logits_backward",
+)
+pytestmark = [
+    needs_emulator,
+    pytest.mark.skipif(
+        "native" not in softcm.available_backends(), reason="needs the compiled extension"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    path = build_library(tmp_path_factory.mktemp("emulated"))
+    torch.ops.load_library(path)
+    return ctypes.CDLL(path)
+
+
+@pytest.fixture(autouse=True)
+def calls(library):
+    """The names of the operators that the emulator has served in a test; fails if there is none."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
+    names = []
+
+    def emulated(name):
+        operator = getattr(torch.ops.softcm, name).default
+
+        def function(*arguments):
+            names.append(name)
+            return operator.redispatch(keys, *arguments)
+
+        return function
+
+    replaced = torch.library.Library("softcm", "IMPL")
+    for name in OPERATORS:
+        replaced.impl(name, emulated(name), "CPU", allow_override=True)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    # Fills new memory with NaN, so that nothing unwritten can pass for a result.
+    torch.use_deterministic_algorithms(True)
+    library.simt_seed(1)
+    yield names
+    torch.use_deterministic_algorithms(deterministic)
+    replaced._destroy()
+    assert names
+
+
+# Logits with p as close to 1 as thresholds 1e-5 below it: there a float32 p has too
+# few digits for counts within 1e-6. The CPU's buckets go by 1 - p; the CUDA kernels have none yet.
+NOT_PROMISED = {("many-large-sure", dtype) for dtype in DTYPES if dtype != torch.float64}
+# Every case in float32 and, in turn, in one of the other dtypes.
+DTYPES_OF_CASE = [
+    (case, dtype)
+    for case, other in zip(CASES, itertools.cycle(DTYPES[1:]), strict=False)
+    for dtype in (torch.float32, other)
+    if (case.id, dtype) not in NOT_PROMISED
+]
+TURN = [name for name in LOSSES if name not in ("f1", "mcc")]
+
+
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
+@pytest.mark.parametrize(
+    ("case", "dtype", "names"),
+    [
+        (case, dtype, ("f1", "mcc", TURN[i % len(TURN)]))
+        for i, (case, dtype) in enumerate(DTYPES_OF_CASE)
+    ],
+    ids=lambda value: getattr(value, "id", None) or str(value)[6:] if value else None,
+)
+def test_case(case, dtype, names):
+    example = case.build(dtype=dtype)
+    relative = 1e-5 if dtype in HALF else 1e-12 if dtype == torch.float64 else 1e-6
+    exact = counts_of(example.in_float64(), "reference")
+    assert_counts(counts_of(example, "native"), exact, relative)
+    for name in names:
+        assert_loss(case, example, name, "native")
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss(name, average):
+    case = by_id[f"average-{average}-index"]
+    assert_loss(case, case.build(), name, "native")
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.values == "exact"], ids=get_id)
+def test_hard_counts(case):
+    input, target, options, _ = case.build()
+    matrices = [
+        torch.stack(softcm.confusion_matrix(input, target, backend=backend, **options))
+        for backend in ("native", "reference")
+    ]
+    assert torch.equal(*matrices)
+
+
+# One block and many, a class at a time and classes side by side, packs and tails, several groups of
+# thresholds.
+SEEDED = (
+    "size-1000-plain",
+    "size-16385-plain",
+    "size-16385-staged",
+    "shape-2x17x300-logits",
+    "shape-300x40",
+    "index-5x2x11x13-logits",
+    "weight-zeros-classes",
+    "average-micro-int64-all",
+    "99-thresholds-classes",
+)
+
+
+@pytest.mark.parametrize("case_id", SEEDED)
+def test_bits_do_not_depend_on_the_order_of_threads(library, case_id):
+    example = by_id[case_id].build()
+    results = []
+    for seed in range(4):
+        library.simt_seed(seed)
+        results.append((counts_of(example, "native"), *loss_of(example, "f1", "native")))
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+
+
+@pytest.mark.parametrize("heaviside", [Linear(), Sigmoid()], ids=str)
+@pytest.mark.parametrize("shape", [(9000,), (300, 5)], ids=str)
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_threshold_gradient(from_logits, shape, heaviside):
+    case = Case("thresholds", shape, "logits" if from_logits else "uniform", heaviside=heaviside)
+    example = case.build()
+    gradients = []
+    for backend, input in (("native", example.input), ("reference", example.input.double())):
+        threshold = torch.tensor([0.2, 0.5, 0.7], requires_grad=True, dtype=torch.float64)
+        options = example.options | {"threshold": threshold, "backend": backend}
+        softcm.mcc_loss(input, example.target, **options).backward()
+        gradients.append(threshold.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6 * float(gradients[1].abs().max()))
+
+
+def test_offset_slices_take_the_scalar_path():
+    """Whatever the alignment, the same samples give the same counts."""
+    generator = torch.Generator().manual_seed(0)
+    input = torch.rand(9000, generator=generator)
+    target = (torch.rand(9000, generator=generator) < 0.3).float()
+    exact = torch.stack(softcm.soft_confusion_matrix(input, target, backend="reference"))
+    for offset in range(1, 5):
+        moved = torch.cat((input[:offset], input))[offset:]
+        assert moved.data_ptr() % 16 == offset * 4 % 16
+        actual = torch.stack(softcm.soft_confusion_matrix(moved, target))
+        torch.testing.assert_close(actual, exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": 1.5}, "input must lie in"),
+        ({"input": -0.1, "position": 8999}, "input must lie in"),
+        ({"target": 1.5}, "target must lie in"),
+        ({"target": float("nan")}, "target must lie in"),
+        ({"weight": -1.0}, "weight must be finite"),
+        ({"weight": float("inf")}, "weight must be finite"),
+    ],
+    ids=str,
+)
+def test_values_out_of_range_end_the_kernel(changes, message):
+    tensors = {name: torch.full((9000,), 0.5) for name in ("input", "target", "weight")}
+    if "weight" not in changes:
+        del tensors["weight"]
+    changes = dict(changes)
+    position = changes.pop("position", 4500)
+    for name, value in changes.items():
+        tensors[name][position] = value
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        softcm.soft_confusion_matrix(**tensors)
+    # The next call is served again.
+    for tensor in tensors.values():
+        tensor.fill_(0.5)
+    softcm.soft_confusion_matrix(**tensors)
+
+
+def test_nan_reaches_the_loss():
+    input = torch.full((9000,), 0.5)
+    input[7] = torch.nan
+    loss, gradient = loss_of(
+        by_id["size-1000-plain"].build()._replace(input=input, target=input.new_ones(9000)),
+        "f1",
+        "native",
+    )
+    assert loss.isnan()
+    assert gradient.isnan().all()

@@ -1,0 +1,71 @@
+"""The CUDA kernels, emulated, under AddressSanitizer with UBSan and under ThreadSanitizer, to which
+each CUDA thread is a thread; and the same for kernels with a bug, each of which must be found.
+"""
+
+import subprocess
+
+import pytest
+from emulator import SANITIZERS, build_program, needs_emulator
+
+pytestmark = [needs_emulator, pytest.mark.slow]
+
+KERNELS = ("plain", "general", "thresholds", "classes")
+
+
+def runs(program, name, seed):
+    done = subprocess.run([program, name, str(seed)], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_clean(sanitizer, tmp_path):
+    program = build_program(tmp_path, sanitizer)
+    for name in KERNELS:
+        for seed in (1, 2):
+            status, output = runs(program, name, seed)
+            assert (status, output) == (0, "agrees\n"), f"{name}, seed {seed}: {output[:3000]}"
+
+
+# What is changed in which file, by which build it is found in which kernels, and how.
+BUGS = {
+    "missing barrier": (
+        ("cuda/reduce.cuh", "  __syncthreads();\n  for (int i", "  for (int i"),
+        ("thread", "plain", "data race"),
+    ),
+    "missing fence": (
+        ("cuda/reduce.cuh", "    __threadfence();\n    last", "    last"),
+        ("thread", "plain", "data race"),
+    ),
+    "barrier in a branch": (
+        (
+            "cuda/reduce.cuh",
+            "  __syncthreads();\n  return last;",
+            "  if (last) __syncthreads();\n  return last;",
+        ),
+        ("thread", "plain", "data race|barrier|dead-lock|returned"),
+    ),
+    "half of the lanes in a mask": (
+        ("cuda/reduce.cuh", "kAllLanes = 0xffffffff", "kAllLanes = 0x0000ffff"),
+        ("address", "plain", "simt: a "),
+    ),
+    "shared memory too small": (
+        ("cuda/reduce.cuh", "of_warp[kWarps]", "of_warp[kWarps - 1]"),
+        ("address", "plain", "out of bounds|global-buffer-overflow"),
+    ),
+    "vector load of an unaligned slice": (
+        ("cuda/kernels.h", "reinterpret_cast<uintptr_t>(x.data) % together == 0", "together > 0"),
+        ("address", "general", "misaligned address"),
+    ),
+    "shared memory before it is written": (
+        ("cuda/gradient.cuh", "  parameters.fill(batch, division, share, upstream, 0, 1);\n", ""),
+        ("thread", "plain", "differs"),
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_bug_is_found(bug, tmp_path):
+    edit, (sanitizer, name, expected) = BUGS[bug]
+    status, output = runs(build_program(tmp_path, sanitizer, edit), name, 1)
+    assert status != 0
+    assert any(words in output for words in expected.split("|")), output[:3000]
