@@ -8,11 +8,12 @@ from test_backends import assert_counts, assert_gradient, by_id, counts_of, loss
 import softcm
 from softcm.backends import NATIVE_DEVICES
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
-    pytest.mark.skipif("cuda" not in NATIVE_DEVICES, reason="softcm was built without CUDA"),
-]
+pytestmark = pytest.mark.gpu
+# One skip for all of them, not a line for each case.
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device on this machine", allow_module_level=True)
+if "cuda" not in NATIVE_DEVICES:
+    pytest.skip("softcm was built without CUDA", allow_module_level=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
