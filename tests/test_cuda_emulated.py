@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.skipif(
         "native" not in softcm.available_backends(), reason="needs the compiled extension"
     ),
+    pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning"),
 ]
 
 
@@ -88,7 +89,6 @@ DTYPES_OF_CASE = [
 TURN = [name for name in LOSSES if name not in ("f1", "mcc")]
 
 
-@pytest.mark.filterwarnings("ignore:Warning only once for all operators:UserWarning")
 @pytest.mark.parametrize(
     ("case", "dtype", "names"),
     [

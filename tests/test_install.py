@@ -195,7 +195,7 @@ def test_cuda_part_that_cannot_be_loaded(site, tmp_path):
     assert (done.stdout, done.stderr) == ("True None\n", "")
     code = "import softcm; softcm.backends.select_backend('native', 'cuda')"
     done = run_installed(broken, "-c", code)
-    assert "cannot serve tensors on 'cuda': it serves cpu only (" in done.stderr
+    assert "cannot serve tensors on 'cuda': it serves 'cpu' only (no CUDA kernels: " in done.stderr
     assert "_C_cuda.abi3.so" in done.stderr
     assert "CUDA kernels  none: " in run_installed(broken, "-m", "softcm").stdout
 

@@ -259,9 +259,10 @@ def test_compiled(threshold, backend):
 
 def test_transformed():
     p, target = torch.rand(4, 20, requires_grad=True), torch.rand(20) < 0.3
+    options = {"threshold": (0.1, 0.9), "heaviside": Table()}
 
     def loss(p):
-        return softcm.mcc_loss(p, target, threshold=(0.1, 0.9), heaviside=Table())
+        return softcm.mcc_loss(p, target, **options)
 
     actual = torch.func.vmap(torch.func.grad(loss))(p)
     expected = torch.autograd.grad(sum(loss(row) for row in p), p)[0]
