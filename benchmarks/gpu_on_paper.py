@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels, and which limit binds on an H100: on paper, no GPU.
+"""What compilers make of the CUDA and Triton kernels, which limit binds on an H100: all on paper.
 
     python benchmarks/gpu_on_paper.py [--architectures 80,90,100]
 
@@ -7,6 +7,7 @@ loop from the disassembly. The model, for an H100 SXM: 132 multiprocessors at 1.
 four schedulers that issue one instruction for 32 threads a cycle, and 3.35 TB/s of memory. A kernel
 is bound by memory if issuing its loop takes less time than moving the loop's bytes. The model knows
 no latency, no pipe but the issue slots, no cache and no tail: its figures are no measurement.
+The report of triton_on_paper.py follows where Triton is installed.
 
 Needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm, or that of triton).
 """
@@ -209,9 +210,23 @@ def row(kernel: Kernel) -> str:
     return "| " + " | ".join(map(str, [*cells, f"{loop.headroom:.1f}"])) + " |"
 
 
+def print_triton_part() -> None:
+    """The Triton kernels, for the targets of triton_on_paper.py; or a line that says why not."""
+    if importlib.util.find_spec("triton") is None:
+        print("Triton kernels: not compiled, Triton is not installed (pip install triton)")
+    elif os.environ.get("TRITON_INTERPRET") == "1":
+        print("Triton kernels: not compiled, TRITON_INTERPRET=1 is set")
+    else:
+        import triton_on_paper
+
+        triton_on_paper.main()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--architectures", default=",".join(ARCHITECTURES))
+    parser.add_argument(
+        "--architectures", default=",".join(ARCHITECTURES), help="of the CUDA kernels"
+    )
     chosen = parser.parse_args().architectures.split(",")
     if shutil.which("nvcc") is None or find_nvdisasm() is None:
         raise SystemExit("this needs nvcc and nvdisasm: pip install nvidia-cuda-nvdisasm")
@@ -223,6 +238,8 @@ def main() -> None:
         for arguments in ("Linear, float", "Sigmoid, float"):
             print(f"| step, <{arguments}> | {architecture} |" + " |" * 6, end="")
             print(f" {step_headroom(found, arguments):.1f} |")
+    print()
+    print_triton_part()
 
 
 if __name__ == "__main__":

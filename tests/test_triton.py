@@ -1,5 +1,6 @@
 """The Triton backend without a GPU: interpreted in a process of its own, compiled for four GPUs."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -93,14 +94,16 @@ CEILINGS = {
 }
 
 
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
 @cannot_compile
-def test_compiled_for_four_targets():
+def test_compiled_for_four_targets(benchmarks):
     """No spills, wide loads, asserts on values, and no more instructions than before."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import triton_on_paper
-    finally:
-        sys.path.pop(0)
+    import triton_on_paper
+
     rows = triton_on_paper.report()
     assert len(rows) == 2 * len(CEILINGS) * len(triton_on_paper.TARGETS)
     for row in rows:
@@ -110,6 +113,29 @@ def test_compiled_for_four_targets():
         assert row.a_sample <= CEILINGS[row.problem][0 if forward else 1], row
         # A row of ten classes may begin anywhere.
         assert row.load_bits == 128 or row.problem == "10 classes", row
+
+
+@cannot_compile
+def test_part_of_the_report_on_paper(benchmarks, monkeypatch, capsys):
+    import gpu_on_paper
+    import triton_on_paper
+
+    monkeypatch.setattr(
+        triton_on_paper, "report", functools.partial(triton_on_paper.report, ["linear"])
+    )
+    gpu_on_paper.print_triton_part()
+    lines = capsys.readouterr().out.splitlines()
+    for target in triton_on_paper.TARGETS:
+        kernels = [line for line in lines if line.startswith("linear") and f" {target} " in line]
+        assert len(kernels) == 2, target
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    gpu_on_paper.print_triton_part()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    gpu_on_paper.print_triton_part()
+    interpreted, missing = capsys.readouterr().out.splitlines()
+    assert "TRITON_INTERPRET" in interpreted
+    assert "not installed" in missing
 
 
 # How a call is divided.
