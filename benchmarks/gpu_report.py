@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
 from measure import Step, median_time
@@ -85,9 +86,9 @@ def run_tests() -> str:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", TESTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     summary = (done.stdout.strip().splitlines() or [done.stderr[-200:]])[-1].strip("= ")
-    assert done.returncode == 0, summary
-    if " passed" not in summary:
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:  # the file has skipped itself
         raise NotRun(summary)
+    assert done.returncode == 0, summary
     return summary
 
 
