@@ -16,6 +16,12 @@ struct Strides {
   int64_t n, c, l;
 };
 
+// The samples of contiguous logits (N, C, *): N times stride of them, whose classes stand stride
+// elements apart.
+struct Rows {
+  int64_t n, classes, stride;
+};
+
 // A tensor's memory.
 struct Array {
   const void* data = nullptr;  // null: there is no such tensor

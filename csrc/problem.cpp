@@ -231,4 +231,28 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
   return problem;
 }
 
+void check_gradients(const Problem& problem, int64_t thresholds, const Tensor& grad_counts,
+                     const Tensor& grad_cross_entropy, const std::optional<Tensor>& grad_loss,
+                     bool threshold_grad) {
+  STD_TORCH_CHECK(grad_counts.numel() == problem.classes * thresholds * 4 &&
+                      grad_cross_entropy.numel() == problem.classes,
+                  "softcm: gradients must have the shapes (C, T, 4) and (C,)");
+  STD_TORCH_CHECK(!grad_loss || grad_loss->dim() == 0 ||
+                      (grad_loss->dim() == 1 && grad_loss->numel() == problem.classes),
+                  "softcm: grad_loss must have shape () or (C,)");
+  STD_TORCH_CHECK(!(threshold_grad && problem.table),
+                  "softcm: a table has no gradient in its thresholds");
+}
+
+Rows rows_of(const Tensor& logits, const Tensor& like) {
+  STD_TORCH_CHECK(logits.dim() > 1 && logits.size(1) > 1,
+                  "softcm: logits must have two classes or more");
+  STD_TORCH_CHECK(
+      logits.scalar_type() == ScalarType::Float || logits.scalar_type() == ScalarType::Double,
+      "softcm: logits must be float32 or float64");
+  STD_TORCH_CHECK(like.numel() == logits.numel() && like.scalar_type() == logits.scalar_type(),
+                  "softcm: gradient and logits must have the same shape and dtype");
+  return {logits.size(0), logits.size(1), logits.numel() / (logits.size(0) * logits.size(1))};
+}
+
 }  // namespace softcm

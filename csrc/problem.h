@@ -49,6 +49,14 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
                      const std::string& heaviside, double parameter, const std::string& membership,
                      bool from_logits);
 
+// What is given to soft_counts_backward beside a problem of so many thresholds.
+void check_gradients(const Problem& problem, int64_t thresholds, const Tensor& grad_counts,
+                     const Tensor& grad_cross_entropy, const std::optional<Tensor>& grad_loss,
+                     bool threshold_grad);
+
+// Checks logits, and a tensor that must be like them.
+Rows rows_of(const Tensor& logits, const Tensor& like);
+
 Average to_average(const std::string& average);
 
 // For the loss: a scalar, or (C,) for average = "none", in the accumulation dtype.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import _extension, reference, triton_ops
-from .inputs import Batch, accumulation_dtype, constant
+from .inputs import Batch, accumulation_dtype, constant, number_of_classes
 from .metrics import LinearFractional
 from .reference import Counts
 
@@ -262,7 +262,7 @@ for _namespace in NAMESPACES.values():
     def _soft_counts_fake(
         input: Tensor, target: Tensor, threshold: Tensor, *_: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        classes = input.shape[1] if input.dim() > 1 else 1
+        classes = number_of_classes(input)
         sizes = (classes, threshold.shape[0], 4), (classes, 2), (classes,)
         counts, totals, cross_entropy = (
             input.new_empty(size, dtype=torch.float64) for size in sizes
@@ -289,7 +289,7 @@ for _namespace in NAMESPACES.values():
         input: Tensor, target: Tensor, threshold: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         average, with_grad = rest[-4], rest[-1]
-        classes = input.shape[1] if input.dim() > 1 else 1
+        classes = number_of_classes(input)
         shape = (classes,) if average == "none" else ()
         loss = input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
         grad_counts = input.new_empty((classes, threshold.shape[0], 4), dtype=torch.float64)

@@ -51,7 +51,9 @@ def canonical(
     """Check the tensors of a call against each other and bring them to the form of a Batch."""
     check_float_tensor("input", input)
     check_tensor("target", target)
-    if input.dim() == 0 or (input.numel() == 0 and not (empty_allowed and _classes(input) > 0)):
+    if input.dim() == 0 or (
+        input.numel() == 0 and not (empty_allowed and number_of_classes(input) > 0)
+    ):
         raise ValueError(
             f"input must have at least one dimension and one sample, got shape {_shape(input)}"
         )
@@ -67,7 +69,7 @@ def canonical(
     if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
 
-    classes = _classes(input)
+    classes = number_of_classes(input)
     if class_indices(input, target):
         expected = input.shape[:1] + input.shape[2:]
         if target.shape != expected or target.dtype not in INDEX_DTYPES:
@@ -93,7 +95,7 @@ def canonical(
     )
 
 
-def _classes(input: Tensor) -> int:
+def number_of_classes(input: Tensor) -> int:
     return input.shape[1] if input.dim() > 1 else 1
 
 

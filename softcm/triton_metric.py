@@ -1,6 +1,6 @@
 """The loss of a linear-fractional metric from the counts, and its gradients in them.
 
-What csrc/cpu/fractional_loss.cpp does; here a single program, which goes through classes and
+What csrc/loss.h does; here a single program, which goes through classes and
 thresholds in tiles (C, TILE_T).
 """
 

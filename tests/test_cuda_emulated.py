@@ -21,17 +21,11 @@ from test_backends import (
     get_id,
     loss_of,
 )
+from test_operators import OPERATORS
 
 import softcm
 from softcm import Linear, Sigmoid
 
-OPERATORS = (
-    "soft_counts",
-    "soft_counts_backward",
-    "fractional_loss",
-    "one_vs_rest_logits",
-    "one_vs_rest_logits_backward",
-)
 pytestmark = [
     needs_emulator,
     pytest.mark.skipif(

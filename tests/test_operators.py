@@ -131,6 +131,20 @@ def test_opcheck(operator, case):
 
 
 @needs_extension
+def test_gradients_that_do_not_fit():
+    operator = torch.ops.softcm.soft_counts_backward.default
+    counts, entropy, scale, *rest = arguments(
+        "soft_counts_backward", ARGUMENT_CASES["table"], torch.float32, False
+    )
+    with pytest.raises(RuntimeError, match=r"must have the shapes \(C, T, 4\) and \(C,\)"):
+        operator(counts[:, :1], entropy, scale, *rest)
+    with pytest.raises(RuntimeError, match=r"grad_loss must have shape \(\) or \(C,\)"):
+        operator(counts, entropy, torch.ones(3), *rest)
+    with pytest.raises(RuntimeError, match="a table has no gradient in its thresholds"):
+        operator(counts, entropy, scale, *rest[:-1], True)
+
+
+@needs_extension
 @each_dtype
 @each_call
 def test_fake_kernels(operator, case, dtype):

@@ -137,85 +137,72 @@ void backward_row(Row<T>& row, int64_t classes, std::vector<T>& p, std::vector<T
   for (int64_t j = 0; j < classes; ++j) row.grad[j] -= of_top * (among_others[j] / rest);
 }
 
-struct Shape {
-  int64_t n, classes, inner;
-};
-
-Shape shape_of(const Tensor& z, const Tensor& like) {
-  STD_TORCH_CHECK(z.dim() > 1 && z.size(1) > 1, "softcm: logits must have two classes or more");
-  STD_TORCH_CHECK(z.scalar_type() == ScalarType::Float || z.scalar_type() == ScalarType::Double,
-                  "softcm: logits must be float32 or float64");
-  STD_TORCH_CHECK(like.numel() == z.numel() && like.scalar_type() == z.scalar_type(),
-                  "softcm: gradient and logits must have the same shape and dtype");
-  return {z.size(0), z.size(1), z.numel() / (z.size(0) * z.size(1))};
-}
-
-// Runs f(offset of a sample's first class) in parallel; the classes stand inner elements apart.
+// Runs f(offset of a sample's first class) in parallel.
 template <class F>
-void for_samples(const Shape& shape, const F& f) {
+void for_samples(const Rows& rows, const F& f) {
   constexpr int64_t kGrain = 4096;  // elements that are worth a task
-  const int64_t grain = std::max<int64_t>(1, kGrain / shape.classes);
-  torch::stable::parallel_for(0, shape.n * shape.inner, grain, [&](int64_t first, int64_t last) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / rows.classes);
+  torch::stable::parallel_for(0, rows.n * rows.stride, grain, [&](int64_t first, int64_t last) {
     f([&](const auto& body) {
       for (int64_t s = first; s < last; ++s) {
-        body(s / shape.inner * shape.classes * shape.inner + s % shape.inner);
+        body(s / rows.stride * rows.classes * rows.stride + s % rows.stride);
       }
     });
   });
 }
 
 template <class T>
-void forward_as(const Shape& shape, const T* z, T* output) {
-  for_samples(shape, [&](const auto& each) {
-    Row<T> row(shape.classes);
+void forward_as(const Rows& rows, const T* z, T* output) {
+  for_samples(rows, [&](const auto& each) {
+    Row<T> row(rows.classes);
     each([&](int64_t offset) {
-      for (int64_t c = 0; c < shape.classes; ++c) row.z[c] = z[offset + c * shape.inner];
+      for (int64_t c = 0; c < rows.classes; ++c) row.z[c] = z[offset + c * rows.stride];
       forward_row(row);
-      for (int64_t c = 0; c < shape.classes; ++c) output[offset + c * shape.inner] = row.other[c];
+      for (int64_t c = 0; c < rows.classes; ++c) output[offset + c * rows.stride] = row.other[c];
     });
   });
 }
 
 template <class T>
-void backward_as(const Shape& shape, const T* grad, const T* z, const T* output, T* grad_z) {
-  for_samples(shape, [&](const auto& each) {
-    Row<T> row(shape.classes);
+void backward_as(const Rows& rows, const T* grad, const T* z, const T* output, T* grad_z) {
+  for_samples(rows, [&](const auto& each) {
+    Row<T> row(rows.classes);
     std::vector<T> p(row.z.size()), ratio(row.z.size());
     each([&](int64_t offset) {
-      for (int64_t c = 0; c < shape.classes; ++c) {
-        const int64_t i = offset + c * shape.inner;
+      for (int64_t c = 0; c < rows.classes; ++c) {
+        const int64_t i = offset + c * rows.stride;
         row.z[c] = z[i];
         row.other[c] = output[i];
         row.grad[c] = grad[i];
       }
-      backward_row(row, shape.classes, p, ratio);
-      for (int64_t c = 0; c < shape.classes; ++c) grad_z[offset + c * shape.inner] = row.grad[c];
+      backward_row(row, rows.classes, p, ratio);
+      for (int64_t c = 0; c < rows.classes; ++c) grad_z[offset + c * rows.stride] = row.grad[c];
     });
   });
 }
 
 Tensor one_vs_rest_logits(const Tensor& input) {
-  const Shape shape = shape_of(input, input);
+  const Rows rows = rows_of(input, input);
   const Tensor z = to_contiguous(input);
   Tensor output = empty_contiguous_like(z);
   if (z.scalar_type() == ScalarType::Double) {
-    forward_as(shape, z.const_data_ptr<double>(), output.mutable_data_ptr<double>());
+    forward_as(rows, z.const_data_ptr<double>(), output.mutable_data_ptr<double>());
   } else {
-    forward_as(shape, z.const_data_ptr<float>(), output.mutable_data_ptr<float>());
+    forward_as(rows, z.const_data_ptr<float>(), output.mutable_data_ptr<float>());
   }
   return output;
 }
 
 Tensor one_vs_rest_logits_backward(const Tensor& grad_output, const Tensor& input,
                                    const Tensor& output) {
-  const Shape shape = shape_of(input, grad_output);
+  const Rows rows = rows_of(input, grad_output);
   const Tensor g = to_contiguous(grad_output), z = to_contiguous(input), y = to_contiguous(output);
   Tensor grad = empty_contiguous_like(z);
   if (z.scalar_type() == ScalarType::Double) {
-    backward_as(shape, g.const_data_ptr<double>(), z.const_data_ptr<double>(),
+    backward_as(rows, g.const_data_ptr<double>(), z.const_data_ptr<double>(),
                 y.const_data_ptr<double>(), grad.mutable_data_ptr<double>());
   } else {
-    backward_as(shape, g.const_data_ptr<float>(), z.const_data_ptr<float>(),
+    backward_as(rows, g.const_data_ptr<float>(), z.const_data_ptr<float>(),
                 y.const_data_ptr<float>(), grad.mutable_data_ptr<float>());
   }
   return grad;

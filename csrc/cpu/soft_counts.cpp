@@ -181,17 +181,12 @@ std::tuple<Tensor, Tensor> soft_counts_backward(
     std::string membership, bool from_logits, bool threshold_grad) {
   const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
                                        ignore_index, heaviside, parameter, membership, from_logits);
-  STD_TORCH_CHECK(!(threshold_grad && table), "softcm: a table has no gradient in its thresholds");
+  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
+  check_gradients(problem, thresholds, grad_counts, grad_cross_entropy, grad_loss, threshold_grad);
   std::vector<Counts> of_counts = to_counts(grad_counts);
   std::vector<double> of_entropy = to_doubles(grad_cross_entropy);
-  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
-  STD_TORCH_CHECK(static_cast<int64_t>(of_counts.size()) == problem.classes * thresholds &&
-                      static_cast<int64_t>(of_entropy.size()) == problem.classes,
-                  "softcm: gradients must have the shapes (C, T, 4) and (C,)");
   if (grad_loss) {
     const std::vector<double> scale = to_doubles(*grad_loss);
-    STD_TORCH_CHECK(scale.size() == 1 || static_cast<int64_t>(scale.size()) == problem.classes,
-                    "softcm: grad_loss must have shape () or (C,)");
     for (int64_t c = 0; c < problem.classes; ++c) {
       const double s = scale.size() == 1 ? scale[0] : scale[c];
       of_entropy[c] *= s;

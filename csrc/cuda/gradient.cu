@@ -51,8 +51,6 @@ cudaError_t launch_threshold_gradient(const Batch& batch, const Upstream& upstre
       return launch_thresholds<Linear>(batch, upstream, partial, ticket, grad_threshold, stream);
     case Kind::kSigmoid:
       return launch_thresholds<Sigmoid>(batch, upstream, partial, ticket, grad_threshold, stream);
-    case Kind::kTable:
-      return launch_thresholds<Lookup>(batch, upstream, partial, ticket, grad_threshold, stream);
     default:
       return launch_thresholds<Step>(batch, upstream, partial, ticket, grad_threshold, stream);
   }

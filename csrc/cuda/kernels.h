@@ -103,11 +103,6 @@ cudaError_t launch_threshold_gradient(const Batch& batch, const Upstream& upstre
                                       unsigned* ticket, double* grad_threshold,
                                       cudaStream_t stream);
 
-// Samples of classes that stand stride apart; a sample's first class at n * classes * stride + l.
-struct Rows {
-  int64_t n, classes, stride;
-};
-
 cudaError_t launch_one_vs_rest(const Rows& rows, bool float64, const void* z, void* output,
                                cudaStream_t stream);
 cudaError_t launch_one_vs_rest_backward(const Rows& rows, bool float64, const void* grad,

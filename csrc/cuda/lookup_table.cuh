@@ -30,7 +30,6 @@ struct Lookup {
   }
 
   SOFTCM_HD T slope(T p, T) const { return T(derivative[level(p)]); }
-  SOFTCM_HD T slope_threshold(T, T) const { return T(0); }
 };
 
 // Whether p counts as below the threshold.

@@ -155,15 +155,11 @@ std::tuple<Tensor, Tensor> soft_counts_backward(
   const OnDevice device(input);
   const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
                                        ignore_index, heaviside, parameter, membership, from_logits);
+  check_gradients(problem, threshold.numel(), grad_counts, grad_cross_entropy, grad_loss,
+                  threshold_grad);
   const Batch batch = batch_of(problem, threshold, pos_weight);
   const Tensor of_counts = to_contiguous(grad_counts);
   const Tensor of_entropy = to_contiguous(grad_cross_entropy);
-  STD_TORCH_CHECK(of_counts.numel() == batch.classes * batch.thresholds * 4 &&
-                      of_entropy.numel() == batch.classes,
-                  "softcm: gradients must have the shapes (C, T, 4) and (C,)");
-  STD_TORCH_CHECK(!grad_loss || grad_loss->dim() == 0 ||
-                      (grad_loss->dim() == 1 && grad_loss->numel() == batch.classes),
-                  "softcm: grad_loss must have shape () or (C,)");
   const Upstream upstream{reinterpret_cast<const Counts*>(of_counts.const_data_ptr<double>()),
                           of_entropy.const_data_ptr<double>(),
                           grad_loss ? array(*grad_loss) : Array()};
@@ -206,15 +202,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
     check(launch_gradient(batch, upstream, grad_input.mutable_data_ptr(), device.stream()));
   }
   return {loss, grad_counts, grad_entropy, grad_input};
-}
-
-Rows rows_of(const Tensor& z, const Tensor& like) {
-  STD_TORCH_CHECK(z.dim() > 1 && z.size(1) > 1, "softcm: logits must have two classes or more");
-  STD_TORCH_CHECK(z.scalar_type() == ScalarType::Float || z.scalar_type() == ScalarType::Double,
-                  "softcm: logits must be float32 or float64");
-  STD_TORCH_CHECK(like.numel() == z.numel() && like.scalar_type() == z.scalar_type(),
-                  "softcm: gradient and logits must have the same shape and dtype");
-  return {z.size(0), z.size(1), z.numel() / (z.size(0) * z.size(1))};
 }
 
 Tensor one_vs_rest_logits(const Tensor& input) {
