@@ -117,6 +117,11 @@ def test_programs_in_any_order_give_the_same_bits(case, small):
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("case", backends.UPSTREAM, ids=backends.get_id)
+def test_upstream_gradient(case):
+    backends.assert_upstream_gradient(case, "triton")
+
+
 @each_checked
 def test_threshold_gradient(case, small):
     example = case.build(dtype=torch.float64)

@@ -113,6 +113,30 @@ def assert_loss(case, example, name, backend):
     assert_gradient(gradient, exact_gradient, 1e-12 if double else 1e-5, largest)
 
 
+# For the GPU kernels; tests/test_gradients.py has more of it for the other backends.
+UPSTREAM = [
+    Case(f"upstream-{values}-{size}", shape, values, target="float", average=average, bce_weight=2)
+    for values in ("uniform", "logits")
+    # Large enough for the backward pass to compute the gradient; one factor, and one a class.
+    for size, shape, average in (("one", (17_000,), "macro"), ("classes", (300, 3), "none"))
+]
+
+
+def assert_upstream_gradient(case, backend):
+    """A gradient that is multiplied by another, which is not 1, cross-entropy included."""
+    example = case.build()
+    factor = torch.tensor(-3.7 if case.average == "macro" else [1.0, -3.7, 0.0])
+
+    def gradient(example, backend):
+        input = example.input.detach().requires_grad_()
+        options = example.options | example.loss_options | {"backend": backend}
+        loss = softcm.f1_loss(input, example.target, **options)
+        return torch.autograd.grad(loss, input, factor.to(loss.dtype))[0]
+
+    exact = gradient(example.in_float64(), "reference")
+    assert_gradient(gradient(example, backend), exact, 1e-5, exact.abs().max())
+
+
 @every_backend
 @every_dtype
 @every_case

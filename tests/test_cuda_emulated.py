@@ -14,8 +14,10 @@ from emulator import build_library, needs_emulator
 from test_backends import (
     DTYPES,
     HALF,
+    UPSTREAM,
     assert_counts,
     assert_loss,
+    assert_upstream_gradient,
     by_id,
     counts_of,
     get_id,
@@ -141,6 +143,11 @@ def test_bits_do_not_depend_on_the_order_of_threads(library, case_id):
         results.append((counts_of(example, "native"), *loss_of(example, "f1", "native")))
     for result in results[1:]:
         assert all(map(torch.equal, result, results[0]))
+
+
+@pytest.mark.parametrize("case", UPSTREAM, ids=get_id)
+def test_upstream_gradient(case):
+    assert_upstream_gradient(case, "native")
 
 
 @pytest.mark.parametrize("heaviside", [Linear(), Sigmoid()], ids=str)
