@@ -7,6 +7,8 @@ loop from the disassembly. The model, for an H100 SXM: 132 multiprocessors at 1.
 four schedulers that issue one instruction for 32 threads a cycle, and 3.35 TB/s of memory. A kernel
 is bound by memory if issuing its loop takes less time than moving the loop's bytes. The model knows
 no latency, no pipe but the issue slots, no cache and no tail: its figures are no measurement.
+For many thresholds (the kernels with Knots) each path through the loop is counted once, though the
+samples of a warp seldom take all of them, and what a block does before and after is left out.
 The report of triton_on_paper.py follows where Triton is installed.
 
 Needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm, or that of triton).
@@ -28,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURES = ("80", "90", "100")
 SLOTS_A_SECOND = 132 * 4 * 32 * 1.7e9  # instructions, counted for each thread
 BYTES_A_SECOND = 3.35e12
-# Of the kernels in plain.cu: bytes that an element has to be read and written, by dtype.
+# Of the kernels for plain input: bytes that an element has to be read and written, by dtype.
 READ, WRITTEN = 2, {"counts": 0, "gradient": 1}
 SIZES = {"float": 4, "Half": 2, "BFloat16": 2}
 
@@ -66,7 +68,7 @@ class Kernel(NamedTuple):
     spilled: int  # bytes
     stack: int  # bytes of local memory
     shared: int  # bytes
-    loop: Loop | None  # of the kernels in plain.cu
+    loop: Loop | None  # of the kernels for plain input
 
 
 def find_nvdisasm() -> str | None:
@@ -127,8 +129,8 @@ def disassembled(cubin: Path) -> dict[str, tuple[list[str], dict[str, int]]]:
 
 
 def hot_loop(instructions: list[str], labels: dict[str, int], size: int, kind: str) -> Loop:
-    """Of the loops that load 16 bytes at a time the one with most loads and, as that for a mean
-    with cross-entropy is there too, fewest instructions."""
+    """Of the loops that load 16 bytes at a time the one with the fewest instructions an element, as
+    that for a mean with cross-entropy and loops around loops are there too."""
     loops = []
     for end, instruction in enumerate(instructions):
         target = re.match(r"BRA.*`\((\.L\w+)\)", instruction)
@@ -152,15 +154,19 @@ def hot_loop(instructions: list[str], labels: dict[str, int], size: int, kind: s
                 sum(i.startswith(("LDL", "STL")) for i in body),
             )
         )
-    return max(loops, key=lambda loop: (loop.elements, -loop.instructions))
+    return min(loops, key=lambda loop: loop.issue_slots)
 
 
 def readable(mangled: str) -> str:
     """The name and the template's arguments."""
     name = re.search(r"([a-z_]+_kernel)I", mangled)[1]
     arguments = mangled.split("_kernelI", 1)[1].split("EEv")[0]
-    words = re.findall(r"Linear|Sigmoid|Step|BFloat16|Half|Li\d+|[fd](?=E|L|$)", arguments)
-    names = {"f": "float", "d": "double"}
+    words = re.findall(
+        r"Knots|Levels|Linear|Sigmoid|Step|BFloat16|Half|PlainAccess|AnyAccess|L[ib]\d+|[fd](?=E|L|$)",
+        arguments,
+    )
+    names = {"f": "float", "d": "double", "Lb0": "any", "Lb1": "plain"}
+    names |= {"PlainAccess": "plain", "AnyAccess": "any"}
     return (
         f"{name}<{', '.join(names.get(word, re.sub('^Li(?=[0-9])', '', word)) for word in words)}>"
     )
@@ -178,14 +184,15 @@ def kernels_of(source: Path, architecture: str) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, source.stem + ".cubin")
         log = compile_kernels(source, architecture, cubin)
-        functions = disassembled(cubin) if source.stem == "plain" else {}
+        has_loops = source.stem in ("plain", "many_thresholds")
+        functions = disassembled(cubin) if has_loops else {}
     for mangled, of_kernel in resources(log).items():
         name = readable(mangled)
         loop = None
-        if mangled in functions:
-            kind = "counts" if "counts" in name else "gradient"
-            size = SIZES[re.search(r", (\w+)>", name)[1]]
-            loop = hot_loop(*functions[mangled], size, kind)
+        if name.startswith("plain") or ("Knots, Linear" in name and "plain" in name):
+            kind = "gradient" if "gradient" in name else "counts"
+            dtype = re.search(r"(\w+)>", name)[1]
+            loop = hot_loop(*functions[mangled], SIZES.get(dtype, 4), kind)
         found.append(Kernel(name, architecture, *of_kernel, loop))
     return found
 
@@ -235,7 +242,7 @@ def main() -> None:
     for architecture in chosen:
         found = kernels(architecture)
         print("\n".join(map(row, found)), flush=True)
-        for arguments in ("Linear, float", "Sigmoid, float"):
+        for arguments in ("Linear, float", "Sigmoid, float", "Knots, Linear, 4, plain"):
             print(f"| step, <{arguments}> | {architecture} |" + " |" * 6, end="")
             print(f" {step_headroom(found, arguments):.1f} |")
     print()

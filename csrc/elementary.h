@@ -30,6 +30,12 @@ SOFTCM_HD uint64_t double_bits(double x) {
   return bits;
 }
 
+SOFTCM_HD double double_from_bits(uint64_t bits) {
+  double x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 SOFTCM_HD float float_from_bits(int32_t bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);

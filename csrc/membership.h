@@ -29,6 +29,13 @@ struct Sums {
     weight0_above += s.weight0_above;
     return *this;
   }
+
+  SOFTCM_HD void weigh_positives(double pos_weight) {
+    other1_below *= pos_weight;
+    other1_above *= pos_weight;
+    weight1_below *= pos_weight;
+    weight1_above *= pos_weight;
+  }
 };
 
 struct Counts {

@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from cases import AVERAGES, CASES, LOSSES, Case
+from cases import AVERAGES, CASES, LOSSES, TENTHS, Case
 from emulator import build_library, needs_emulator
 from test_backends import (
     DTYPES,
@@ -26,7 +26,7 @@ from test_backends import (
 from test_operators import OPERATORS
 
 import softcm
-from softcm import Linear, Sigmoid
+from softcm import Linear, Sigmoid, Table
 
 pytestmark = [
     needs_emulator,
@@ -72,15 +72,29 @@ def calls(library):
     assert names
 
 
-# Logits with p as close to 1 as thresholds 1e-5 below it: there a float32 p has too
-# few digits for counts within 1e-6. The CPU's buckets go by 1 - p; the CUDA kernels have none yet.
-NOT_PROMISED = {("many-large-sure", dtype) for dtype in DTYPES if dtype != torch.float64}
+# Many thresholds of tables and of hard counts, for whose buckets the shared cases are too small.
+BUCKETS = [
+    Case("buckets-table", (9000,), target="float", heaviside=Table(), threshold=TENTHS),
+    Case("buckets-table-soft", (3000, 3), target="soft", heaviside=Table(), threshold=TENTHS),
+    Case(
+        "buckets-table-index",
+        (3000, 3),
+        "logits",
+        target="index",
+        heaviside=Table(Sigmoid(), thresholds=[i / 50 for i in range(1, 50)]),
+        threshold=tuple(i / 50 for i in range(1, 50)),
+        pos_weight="classes",
+        membership="gated",
+        bce_weight=0.3,
+    ),
+    Case("buckets-one-class-many-blocks", (70_001,), target="float", threshold=TENTHS),
+    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=TENTHS, bce_weight=0.3),
+]
 # Every case in float32 and, in turn, in one of the other dtypes.
 DTYPES_OF_CASE = [
     (case, dtype)
-    for case, other in zip(CASES, itertools.cycle(DTYPES[1:]), strict=False)
+    for case, other in zip(CASES + BUCKETS, itertools.cycle(DTYPES[1:]), strict=False)
     for dtype in (torch.float32, other)
-    if (case.id, dtype) not in NOT_PROMISED
 ]
 TURN = [name for name in LOSSES if name not in ("f1", "mcc")]
 
@@ -119,6 +133,19 @@ def test_hard_counts(case):
     assert torch.equal(*matrices)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_hard_counts_at_many_thresholds(dtype):
+    input = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    input[:3] = torch.tensor([[0.0, 1.0], [0.5, 0.25], [1.0, 0.0]])
+    target = torch.rand(5000, 2, generator=torch.Generator().manual_seed(1)) < 0.3
+    thresholds = [i / 64 for i in range(1, 64)] + [0.3, 0.7]
+    native, reference = (
+        torch.stack(softcm.confusion_matrix(input, target, threshold=thresholds, backend=backend))
+        for backend in ("native", "reference")
+    )
+    assert torch.equal(native, reference)
+
+
 # One block and many, a class at a time and classes side by side, packs and tails, several groups of
 # thresholds.
 SEEDED = (
@@ -131,6 +158,7 @@ SEEDED = (
     "weight-zeros-classes",
     "average-micro-int64-all",
     "99-thresholds-classes",
+    "999-thresholds",
 )
 
 
@@ -206,11 +234,15 @@ def test_values_out_of_range_end_the_kernel(changes, message):
     softcm.soft_confusion_matrix(**tensors)
 
 
-def test_nan_reaches_the_loss():
+@pytest.mark.parametrize(
+    "case",
+    ["size-1000-plain", "many-linear0.1-soft", "table-soft"],
+)
+def test_nan_reaches_the_loss(case):
     input = torch.full((9000,), 0.5)
     input[7] = torch.nan
     loss, gradient = loss_of(
-        by_id["size-1000-plain"].build()._replace(input=input, target=input.new_ones(9000)),
+        by_id[case].build()._replace(input=input, target=input.new_ones(9000)),
         "f1",
         "native",
     )

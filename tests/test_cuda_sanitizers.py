@@ -9,7 +9,7 @@ from emulator import SANITIZERS, build_program, needs_emulator
 
 pytestmark = [needs_emulator, pytest.mark.slow]
 
-KERNELS = ("plain", "general", "thresholds", "classes")
+KERNELS = ("plain", "general", "thresholds", "buckets", "classes")
 
 
 def runs(program, name, seed):
@@ -56,11 +56,42 @@ BUGS = {
         ("cuda/kernels.h", "reinterpret_cast<uintptr_t>(x.data) % together == 0", "together > 0"),
         ("address", "general", "misaligned address"),
     ),
+    "buckets before they are made": (
+        (
+            "cuda/bucket_gradient.cuh",
+            "    buckets.build(batch, chunk);",
+            "    if (chunk > 0) buckets.build(batch, chunk);",
+        ),
+        ("thread", "buckets", "differs"),
+    ),
+    "limbs read while others add to them": (
+        (
+            "cuda/histogram.cuh",
+            "    };\n    __syncthreads();\n    for (int i",
+            "    };\n    for (int i",
+        ),
+        ("thread", "buckets", "data race|differs"),
+    ),
+    "a class finished by its first block": (
+        ("cuda/reduce.cuh", "== count - 1", "== 0"),
+        ("thread", "buckets", "differs|data race"),
+    ),
     "shared memory before it is written": (
-        ("cuda/gradient.cuh", "  parameters.fill(batch, division, share, upstream, 0, 1);\n", ""),
+        (
+            "cuda/gradient.cuh",
+            "  parameters.fill(batch, division, share, upstream, 0);\n  const H",
+            "  const H",
+        ),
         ("thread", "plain", "differs"),
     ),
 }
+
+
+def test_several_rounds(tmp_path):
+    """Limbs in shared memory are emptied in time: here after a part of a block's samples."""
+    edit = ("cuda/histogram.cuh", "kRound = 16384", "kRound = 1000")
+    program = build_program(tmp_path, "address", edit)
+    assert runs(program, "buckets", 1) == (0, "agrees\n")
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -35,6 +35,9 @@ CEILINGS = {
     "plain_gradient_kernel<Sigmoid, float>": (56, 12),
     "plain_gradient_kernel<Sigmoid, Half>": (58, 6),
     "plain_gradient_kernel<Sigmoid, BFloat16>": (60, 6),
+    # Many thresholds: all paths together.
+    "histogram_kernel<Knots, Linear, 4, plain>": (130, 8),
+    "bucket_gradient_kernel<Knots, Linear, 4, plain>": (76, 12),
 }
 
 

@@ -1,29 +1,24 @@
-// Any number of thresholds at nearly one price: the Methods of passes.h for many of them.
-//
-// Between the breakpoints of all thresholds the piecewise-linear h is linear in p at each of them.
-// So the sums of the samples between two neighbours, of weights and of weighted p, give every
-// threshold's sums exactly, and the gradient of a sample depends on its bucket and label alone.
+// Any number of thresholds at nearly one price (segments.h): the Methods of passes.h for many of
+// them.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 #include <vector>
 
 #include "../heaviside.h"
+#include "../segments.h"
 #include "buckets.h"
 #include "direct.h"
 
 namespace softcm {
 namespace {
 
-// Running sums over the buckets of one label: from 0 up to a bucket, and from a bucket up to 1. In
-// each direction that which is summed, p or 1 - p, is small where the sum begins, so that neither a
-// sum nor a difference of two of them loses the digits of what is close to its end.
-class RunningSums {
+// The memory of RunningSums.
+class SumsOfLabel {
  public:
   // middle: the bucket that begins at 1/2. weight and small: members of BucketSums.
-  RunningSums(const BucketSums* sums, int64_t size, int64_t middle, double BucketSums::* weight,
+  SumsOfLabel(const BucketSums* sums, int64_t size, int64_t middle, double BucketSums::* weight,
               double BucketSums::* small)
       : weight_below_(size + 1), p_below_(size + 1), weight_above_(size + 1), q_above_(size + 1) {
     for (int64_t b = 0; b < size; ++b) {
@@ -38,21 +33,8 @@ class RunningSums {
     }
   }
 
-  // Of the buckets below b, and of b and those above.
-  double weight_below(int64_t b) const { return weight_below_[b]; }
-  double p_below(int64_t b) const { return p_below_[b]; }
-  double weight_above(int64_t b) const { return weight_above_[b]; }
-  double q_above(int64_t b) const { return q_above_[b]; }
-
-  // Of the buckets first ... last - 1: the weight, and the weighted sum of p - tau.
-  double weight(double tau, int64_t first, int64_t last) const {
-    return tau <= 0.5 ? weight_below_[last] - weight_below_[first]
-                      : weight_above_[first] - weight_above_[last];
-  }
-  double distance(double tau, int64_t first, int64_t last) const {
-    const double weight = this->weight(tau, first, last);
-    return tau <= 0.5 ? (p_below_[last] - p_below_[first]) - tau * weight
-                      : (1 - tau) * weight - (q_above_[first] - q_above_[last]);
+  RunningSums running() const {
+    return {weight_below_.data(), p_below_.data(), weight_above_.data(), q_above_.data()};
   }
 
  private:
@@ -92,11 +74,11 @@ class Bucketed {
   }
 
  protected:
-  RunningSums of_positives(const double* sums) const {
-    return running(sums, &BucketSums::weight1, &BucketSums::small1);
+  SumsOfLabel of_positives(const double* sums) const {
+    return of_label(sums, &BucketSums::weight1, &BucketSums::small1);
   }
-  RunningSums of_negatives(const double* sums) const {
-    return running(sums, &BucketSums::weight0, &BucketSums::small0);
+  SumsOfLabel of_negatives(const double* sums) const {
+    return of_label(sums, &BucketSums::weight0, &BucketSums::small0);
   }
 
   Buckets<T> buckets_;
@@ -104,8 +86,8 @@ class Bucketed {
  private:
   static constexpr int64_t kNumbers = sizeof(BucketSums) / sizeof(double);
 
-  RunningSums running(const double* sums, double BucketSums::* weight,
-                      double BucketSums::* small) const {
+  SumsOfLabel of_label(const double* sums, double BucketSums::* weight,
+                       double BucketSums::* small) const {
     return {reinterpret_cast<const BucketSums*>(sums), buckets_.size(), buckets_.at(T(0.5)), weight,
             small};
   }
@@ -125,13 +107,10 @@ class LinearBuckets : public Bucketed<T> {
   }
 
   std::vector<Sums> evaluate(const double* sums) const {
-    const RunningSums positive = this->of_positives(sums), negative = this->of_negatives(sums);
+    const SumsOfLabel positive = this->of_positives(sums), negative = this->of_negatives(sums);
     std::vector<Sums> all;
     for (const Segments& s : segments_) {
-      all.push_back({other_below(s, positive), other_above(s, positive), other_below(s, negative),
-                     other_above(s, negative), positive.weight_below(s.tau),
-                     positive.weight_above(s.tau), negative.weight_below(s.tau),
-                     negative.weight_above(s.tau)});
+      all.push_back(s.sums(positive.running(), negative.running()));
     }
     return all;
   }
@@ -143,10 +122,11 @@ class LinearBuckets : public Bucketed<T> {
       const Segments& s = segments_[t];
       const Slopes<double> k = softcm::slopes<double>(partials[t], gated);
       const auto add = [&](std::vector<double>& to, double below, double above) {
-        to[0] += s.h.m1 * below;
-        to[s.low] += (s.h.m2 - s.h.m1) * below;
-        to[s.tau] += s.h.m2 * (above - below);
-        to[s.high] += (s.h.m3 - s.h.m2) * above;
+        const SlopeChanges changes = s.changes(below, above);
+        to[0] += changes.at_zero;
+        to[s.low] += changes.at_low;
+        to[s.tau] += changes.at_tau;
+        to[s.high] += changes.at_high;
       };
       add(positive, k.positive_below, k.positive_above);
       add(negative, k.negative_below, k.negative_above);
@@ -162,14 +142,6 @@ class LinearBuckets : public Bucketed<T> {
   }
 
  private:
-  struct Segments {
-    Linear<double> h;
-    int64_t low, tau, high;  // buckets in which the second, the upper half of it, the third begin
-  };
-
-  // The upper breakpoint belongs to the segment below it: the third one begins at the next number.
-  static T next(T high) { return std::nextafter(high, T(2)); }
-
   static std::vector<T> knots(std::vector<double> thresholds, double delta) {
     std::sort(thresholds.begin(), thresholds.end());
     std::vector<T> low, tau, high;  // each of them ascending
@@ -185,16 +157,6 @@ class LinearBuckets : public Bucketed<T> {
     return all;
   }
 
-  // In the middle segment other = 1/2 - m2 |p - tau|.
-  static double other_below(const Segments& s, const RunningSums& sums) {
-    return s.h.m1 * sums.p_below(s.low) + 0.5 * sums.weight(s.h.tau, s.low, s.tau) +
-           s.h.m2 * sums.distance(s.h.tau, s.low, s.tau);
-  }
-  static double other_above(const Segments& s, const RunningSums& sums) {
-    return 0.5 * sums.weight(s.h.tau, s.tau, s.high) -
-           s.h.m2 * sums.distance(s.h.tau, s.tau, s.high) + s.h.m3 * sums.q_above(s.high);
-  }
-
   std::vector<Segments> segments_;
 };
 
@@ -207,13 +169,15 @@ class StepBuckets : public Bucketed<T> {
   }
 
   std::vector<Sums> evaluate(const double* sums) const {
-    const RunningSums positive = this->of_positives(sums), negative = this->of_negatives(sums);
+    const SumsOfLabel of_positives = this->of_positives(sums);
+    const SumsOfLabel of_negatives = this->of_negatives(sums);
+    const RunningSums positive = of_positives.running(), negative = of_negatives.running();
     // 0, or NaN if there is one in the input.
-    const double other1 = 0 * positive.p_below(1), other0 = 0 * negative.p_below(1);
+    const double other1 = 0 * positive.p_below[1], other0 = 0 * negative.p_below[1];
     std::vector<Sums> all;
     for (const int64_t b : begins_) {
-      all.push_back({other1, other1, other0, other0, positive.weight_below(b),
-                     positive.weight_above(b), negative.weight_below(b), negative.weight_above(b)});
+      all.push_back({other1, other1, other0, other0, positive.weight_below[b],
+                     positive.weight_above[b], negative.weight_below[b], negative.weight_above[b]});
     }
     return all;
   }

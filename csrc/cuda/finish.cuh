@@ -66,7 +66,7 @@ __device__ __forceinline__ void write_loss(const Batch& batch, const Workspace& 
   __shared__ double of_block[4];
   const double values[4] = {of_thread.shares, of_thread.losses, of_thread.weight,
                             of_thread.cross_entropy};
-  sum_block(values, 1, [&](int k, int, double sum) { of_block[k] = sum; });
+  sum_block<1>(values, 1, [&](int k, int, double sum) { of_block[k] = sum; });
   const LossSums sums{of_block[0], of_block[1], of_block[2], of_block[3]};
   finish(rule, arrays, sums, threadIdx.x, kThreads);
   if (!micro) return;
@@ -80,17 +80,23 @@ __device__ __forceinline__ void write_loss(const Batch& batch, const Workspace& 
   }
 }
 
-// A call, so that its registers are not those of the loop over the samples.
-__device__ inline __attribute__((noinline)) void finish_batch(const Batch& batch, int64_t parts,
-                                                              const Workspace& work,
-                                                              const Result& result) {
-  count_all(batch, parts, work, result.counts);
+// From the counts of all classes, and what each has beside them, to what is asked for.
+__device__ __forceinline__ void conclude(const Batch& batch, const Workspace& work,
+                                         const Result& result) {
   if (result.totals == nullptr) return write_loss(batch, work, result);
   for (int64_t c = threadIdx.x; c < batch.classes; c += kThreads) {
     result.totals[2 * c] = work.of_all[c].weight;
     result.totals[2 * c + 1] = work.of_all[c].positives;
     result.cross_entropy[c] = work.of_all[c].cross_entropy;
   }
+}
+
+// A call, so that its registers are not those of the loop over the samples.
+__device__ inline __attribute__((noinline)) void finish_batch(const Batch& batch, int64_t parts,
+                                                              const Workspace& work,
+                                                              const Result& result) {
+  count_all(batch, parts, work, result.counts);
+  conclude(batch, work, result);
 }
 
 }  // namespace softcm

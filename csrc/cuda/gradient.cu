@@ -27,6 +27,10 @@ cudaError_t launch_thresholds(const Batch& batch, const Upstream& upstream, doub
 
 cudaError_t launch_gradient(const Batch& batch, const Upstream& upstream, void* grad_input,
                             cudaStream_t stream) {
+  // Hard counts have no gradient to be fast at.
+  if (has_buckets(batch) && batch.kind != Kind::kStep) {
+    return launch_bucket_gradient(batch, divide_for_buckets(batch), upstream, grad_input, stream);
+  }
   const Division division = divide(batch);
   if (is_plain(batch, division)) {
     return launch_plain_gradient(batch, division, upstream, grad_input, stream);

@@ -9,29 +9,53 @@ __device__ __forceinline__ double grad_loss(const Upstream& upstream, int64_t c)
   return upstream.loss.data == nullptr ? 1 : number(upstream.loss, c);
 }
 
-// Thresholds at a time, for the classes of a tile, in shared memory.
-constexpr int kChunk = 16;
+template <class T>
+__device__ __forceinline__ Slopes<T> slopes_at(const Batch& batch, const Upstream& upstream,
+                                               int64_t c, int64_t t) {
+  const double scale = grad_loss(upstream, c);
+  const Counts& g = upstream.counts[c * batch.thresholds + t];
+  return slopes<T>({scale * g.tp, scale * g.fn, scale * g.fp, scale * g.tn}, batch.gated);
+}
 
+// What a sample's gradient is found from, for some thresholds at a time and the classes of a tile,
+// in shared memory.
 template <class T, class H>
 struct Parameters {
+  static constexpr int kChunk = 16;
+
+  int thresholds;
   H heaviside[kChunk];
   Slopes<T> slopes[kChunk][kTile];
 
-  // For thresholds first ... first + count - 1; the block has to wait before and after.
+  __device__ __forceinline__ static int64_t chunks(const Batch& batch) {
+    return (batch.thresholds + kChunk - 1) / kChunk;
+  }
+
+  // By all threads of the block, which may read what is there until it is called, and what comes
+  // when it returns.
   __device__ __forceinline__ void fill(const Batch& batch, const Division& division,
-                                       const Share& share, const Upstream& upstream, int64_t first,
-                                       int count) {
+                                       const Share& share, const Upstream& upstream,
+                                       int64_t chunk) {
+    const int64_t first = chunk * kChunk, left = batch.thresholds - first;
+    const int count = left < kChunk ? static_cast<int>(left) : kChunk;
+    __syncthreads();
+    if (threadIdx.x == 0) thresholds = count;
     if (threadIdx.x < count) {
       heaviside[threadIdx.x] = make_heaviside<T, H>(batch, first + threadIdx.x);
     }
     for (int i = threadIdx.x; i < count * division.tile; i += kThreads) {
       const int t = i / division.tile, of_tile = i % division.tile;
       const int64_t c = share.first_class + of_tile;
-      if (c >= batch.classes) continue;
-      const double scale = grad_loss(upstream, c);
-      const Counts& g = upstream.counts[c * batch.thresholds + first + t];
-      slopes[t][of_tile] =
-          softcm::slopes<T>({scale * g.tp, scale * g.fn, scale * g.fp, scale * g.tn}, batch.gated);
+      if (c < batch.classes) slopes[t][of_tile] = slopes_at<T>(batch, upstream, c, first + t);
+    }
+    __syncthreads();
+  }
+
+  template <int kPack>
+  __device__ __forceinline__ void add(const Sample<T> (&samples)[kPack], int of_tile,
+                                      T (&grad)[kPack]) const {
+    for (int t = 0; t < thresholds; ++t) {
+      add_gradients(heaviside[t], slopes[t][of_tile], samples, grad);
     }
   }
 };
@@ -69,49 +93,86 @@ __device__ __forceinline__ void add_gradients(const H& h, const Slopes<T>& k,
   }
 }
 
-// Samples begin ... end - 1, which all threads of a block go through in step, since more than
-// kChunk thresholds pass through shared memory in turn.
-template <int kPack, class T, class H>
+// Samples begin ... end - 1, which all threads of a block go through in step, since the chunks of
+// more thresholds than fit into shared memory pass through it in turn (kInTurn).
+template <int kPack, bool kInTurn, bool kWithEntropy, class T, class Access, class P>
 __device__ __forceinline__ void write_gradients(const Batch& batch, const Division& division,
                                                 const Share& share, int64_t begin, int64_t end,
-                                                const Upstream& upstream,
-                                                Parameters<T, H>& parameters, void* grad_input) {
-  const T pos_weight = positive_weight<T>(batch, share.c);
+                                                const Upstream& upstream, P& parameters,
+                                                const Access& access, void* grad_input) {
   const T of_entropy =
       static_cast<T>(upstream.cross_entropy[share.c] * grad_loss(upstream, share.c));
+  const bool from_logits = !Access::kPlain && batch.from_logits;
   const int of_tile = threadIdx.x % division.tile;
-  const bool refill = batch.thresholds > kChunk;
-  Faults ignored;  // the forward pass has looked at them
+  const int64_t chunks = kInTurn ? P::chunks(batch) : 1;
   for (int64_t base = begin; base < end; base += int64_t{kPack} * share.rows) {
     const int64_t s = base + int64_t{kPack} * share.row;
     const bool inside = share.active && s < end;
     const Position at(batch, inside ? s : begin);
     Sample<T> samples[kPack];
     T grad[kPack] = {};
-    load_samples<kPack>(batch, at, share.c, pos_weight, samples, ignored);
-    for (int64_t first = 0; first < batch.thresholds; first += kChunk) {
-      const int64_t left = batch.thresholds - first;
-      const int count = left < kChunk ? static_cast<int>(left) : kChunk;
-      if (refill) {
-        __syncthreads();
-        parameters.fill(batch, division, share, upstream, first, count);
-        __syncthreads();
-      }
-      for (int t = 0; t < count; ++t) {
-        add_gradients(parameters.heaviside[t], parameters.slopes[t][of_tile], samples, grad);
-      }
+    access.load(at, samples);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      if (kInTurn) parameters.fill(batch, division, share, upstream, chunk);
+      parameters.add(samples, of_tile, grad);
     }
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       const Sample<T>& x = samples[i];
-      const T value = input_gradient(grad[i], x.p, x.q, x.w1, x.w0, of_entropy, batch.from_logits);
+      const T value = kWithEntropy
+                          ? input_gradient(grad[i], x.p, x.q, x.w1, x.w0, of_entropy, from_logits)
+                          : grad[i];
       grad[i] = x.counted ? value : T(0);
     }
-    if (inside) {
-      store(grad_input, batch.input.dtype, at.offset(batch.contiguous, share.c), grad);
-    }
+    if (inside) access.store(grad_input, at, grad);
   }
 }
+
+template <int kPack, class T, class Access, class P>
+__device__ __forceinline__ void write_all_gradients(const Batch& batch, const Division& division,
+                                                    const Share& share, const Upstream& upstream,
+                                                    P& parameters, const Access& access,
+                                                    void* grad_input) {
+  const int64_t whole = share.end_of_packs<kPack>();
+  const auto write = [&](auto in_turn, auto with_entropy) {
+    constexpr bool kInTurn = in_turn.value, kEntropy = with_entropy.value;
+    write_gradients<kPack, kInTurn, kEntropy, T>(batch, division, share, share.begin, whole,
+                                                 upstream, parameters, access, grad_input);
+    if (kPack == 1) return;
+    write_gradients<1, kInTurn, kEntropy, T>(batch, division, share, whole, share.end, upstream,
+                                             parameters, access, grad_input);
+  };
+  if (P::chunks(batch) > 1) return write(std::true_type(), std::true_type());
+  parameters.fill(batch, division, share, upstream, 0);
+  if constexpr (Access::kPlain) {
+    if (upstream.cross_entropy[share.c] == 0) return write(std::false_type(), std::false_type());
+  }
+  write(std::false_type(), std::true_type());
+}
+
+// How samples are read and gradients written, one or several at a time; in general.
+template <class T>
+struct AnyAccess {
+  static constexpr bool kPlain = false;
+  const Batch& batch;
+  const Share& share;
+  T pos_weight;
+
+  __device__ __forceinline__ AnyAccess(const Batch& batch, const Share& share)
+      : batch(batch), share(share), pos_weight(positive_weight<T>(batch, share.c)) {}
+
+  template <int kCount>
+  __device__ __forceinline__ void load(const Position& at, Sample<T> (&to)[kCount]) const {
+    Faults ignored;  // the forward pass has looked at them
+    load_samples<kCount>(batch, at, share.c, pos_weight, to, ignored);
+  }
+
+  template <int kCount>
+  __device__ __forceinline__ void store(void* data, const Position& at,
+                                        const T (&from)[kCount]) const {
+    softcm::store(data, batch.input.dtype, at.offset(batch.contiguous, share.c), from);
+  }
+};
 
 // Any input.
 template <template <class> class H, class T, int kPack>
@@ -120,16 +181,8 @@ gradient_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Div
                 const __grid_constant__ Upstream upstream, void* grad_input) {
   __shared__ Parameters<T, H<T>> parameters;
   const Share share(batch, division);
-  if (batch.thresholds <= kChunk) {
-    parameters.fill(batch, division, share, upstream, 0, static_cast<int>(batch.thresholds));
-    __syncthreads();
-  }
-  const int64_t whole = share.end_of_packs<kPack>();
-  write_gradients<kPack>(batch, division, share, share.begin, whole, upstream, parameters,
-                         grad_input);
-  if (kPack > 1) {
-    write_gradients<1>(batch, division, share, whole, share.end, upstream, parameters, grad_input);
-  }
+  const AnyAccess<T> access(batch, share);
+  write_all_gradients<kPack, T>(batch, division, share, upstream, parameters, access, grad_input);
 }
 
 // For plain_counts_kernel's input.
@@ -141,8 +194,7 @@ plain_gradient_kernel(const __grid_constant__ Batch batch,
   constexpr int kPack = 16 / sizeof(In);
   __shared__ Parameters<float, H<float>> parameters;
   const Share share(batch, division);
-  parameters.fill(batch, division, share, upstream, 0, 1);
-  __syncthreads();
+  parameters.fill(batch, division, share, upstream, 0);
   const H<float> h = parameters.heaviside[0];
   const Slopes<float> k = parameters.slopes[0][0];
   const int64_t of_input = share.c * batch.input.stride.c;
@@ -187,17 +239,12 @@ threshold_gradient_kernel(const __grid_constant__ Batch batch,
                           const __grid_constant__ Division division,
                           const __grid_constant__ Upstream upstream, double* partial,
                           unsigned* ticket, double* grad_threshold) {
-  __shared__ Parameters<T, H<T>> parameters;
   const Share share(batch, division);
   const T pos_weight = positive_weight<T>(batch, share.c);
-  const int of_tile = threadIdx.x % division.tile;
   Faults ignored;
   for (int64_t t = 0; t < batch.thresholds; ++t) {
-    __syncthreads();
-    parameters.fill(batch, division, share, upstream, t, 1);
-    __syncthreads();
-    const H<T> h = parameters.heaviside[0];
-    const Slopes<T> k = parameters.slopes[0][of_tile];
+    const auto h = make_heaviside<T, H<T>>(batch, t);
+    const Slopes<T> k = slopes_at<T>(batch, upstream, share.c, t);
     double sum[1] = {0};
     if (share.active) {
       for (int64_t s = share.begin + share.row; s < share.end; s += share.rows) {
@@ -207,11 +254,11 @@ threshold_gradient_kernel(const __grid_constant__ Batch batch,
         sum[0] += static_cast<double>(slope * k(is_below(h, x[0].p), x[0].w1, x[0].w0));
       }
     }
-    sum_block(sum, 1, [&](int, int, double of_block) {
+    sum_block<1>(sum, 1, [&](int, int, double of_block) {
       partial[blockIdx.x * batch.thresholds + t] = of_block;
     });
   }
-  if (!is_last_block(ticket)) return;
+  if (!is_last_block(ticket, gridDim.x)) return;
   for (int64_t t = threadIdx.x / 32; t < batch.thresholds; t += kWarps) {
     double sum[1];
     sum_rows(partial + t, gridDim.x, batch.thresholds, sum);

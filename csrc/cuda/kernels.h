@@ -52,6 +52,18 @@ inline bool is_aligned(const Array& x, const Batch& batch, int64_t count) {
          (batch.n == 1 || (x.stride.n % count == 0 && batch.inner % count == 0));
 }
 
+// Whether there are probabilities and labels of one floating dtype of 32 bits or less, each in one
+// run of memory for a class, and no other option.
+inline bool has_plain_samples(const Batch& batch, const Division& division) {
+  const int64_t pack = batch.input.dtype == ScalarType::Float ? 4 : 8;
+  return batch.input.dtype != ScalarType::Double && batch.input.dtype == batch.target.dtype &&
+         batch.n == 1 && division.tile == 1 && is_aligned(batch.input, batch, pack) &&
+         is_aligned(batch.target, batch, pack) && batch.contiguous.l == 1 &&
+         (batch.classes == 1 || batch.contiguous.c % pack == 0) && batch.weight.data == nullptr &&
+         batch.pos_weight.data == nullptr && !batch.ignore && !batch.class_indices &&
+         !batch.from_logits;
+}
+
 constexpr int kSums = sizeof(Sums) / sizeof(double);
 
 // Whether the kernels for any input can take four samples at a time.
@@ -62,6 +74,39 @@ inline bool has_packs(const Batch& batch, const Division& division) {
          aligned(batch.weight) && c.l == 1 && (batch.classes == 1 || c.c % 4 == 0);
 }
 
+// Of many thresholds so many at a time are turned into buckets: a thread for each, and one for 1/2.
+constexpr int kTogether = kThreads - 1;
+constexpr int kBuckets = 3 * kTogether + 2;
+
+// The buckets of a table are its levels, whatever the thresholds.
+SOFTCM_HD int64_t bucket_chunks(const Batch& batch) {
+  return batch.kind == Kind::kTable ? 1 : (batch.thresholds + kTogether - 1) / kTogether;
+}
+
+// Blocks take one class each, and more samples than for one threshold, as each has to make buckets.
+inline Division divide_for_buckets(const Batch& batch) {
+  constexpr int64_t kBlocks = 512, kFewest = kThreads * kTerms;
+  const int64_t samples = batch.n * batch.inner;
+  const int64_t most = kBlocks / batch.classes > 0 ? kBlocks / batch.classes : 1;
+  Division d{0, 0, 1, batch.classes};
+  d.size = ((samples + most - 1) / most + kFewest - 1) / kFewest * kFewest;
+  d.parts = (samples + d.size - 1) / d.size;
+  return d;
+}
+
+// Whether the kernels for buckets can serve a batch, and should do so by the instructions of a
+// thread: 25 a sample and threshold otherwise, here 70 a sample and 3,000 for the buckets.
+inline bool has_buckets(const Batch& batch) {
+  const int64_t samples = batch.n * batch.inner, size = divide_for_buckets(batch).size;
+  const int64_t of_thread = (samples < size ? samples : size) / kThreads;
+  const bool is_small_table = batch.parameter >= 2 && batch.parameter <= kBuckets;
+  return (batch.thresholds - 3) * of_thread > 120 && samples <= int64_t{1} << 30 &&
+         batch.input.dtype != ScalarType::Double && batch.weight.data == nullptr &&
+         (batch.kind == Kind::kTable ? is_small_table : batch.kind != Kind::kSigmoid);
+}
+
+using Fixed = unsigned long long;  // a sum in fixed point, as atomics take it
+
 // What a block leaves behind for the last one.
 struct Workspace {
   double* sums;         // (parts, C, T, kSums)
@@ -69,6 +114,10 @@ struct Workspace {
   ClassTotals* of_all;  // (C + 1); the last for average = "micro"
   Counts* merged;       // (T), for average = "micro"
   unsigned* ticket;
+
+  // With buckets, sums is (parts, C, chunks, kSums), and there are C further tickets.
+  Fixed* histogram;  // (C, chunks, 2, 2, kBuckets), 0 at the launch
+  double* running;   // (C, 2, 4, kBuckets + 1)
 };
 
 struct Result {
@@ -109,7 +158,13 @@ cudaError_t launch_one_vs_rest_backward(const Rows& rows, bool float64, const vo
                                         const void* z, const void* output, void* grad_z,
                                         cudaStream_t stream);
 
-// The kernels for plain probabilities; false where they do not serve the batch.
+// The kernels for many thresholds.
+cudaError_t launch_histogram(const Batch& batch, const Division& division, bool with_cross_entropy,
+                             const Workspace& work, const Result& result, cudaStream_t stream);
+cudaError_t launch_bucket_gradient(const Batch& batch, const Division& division,
+                                   const Upstream& upstream, void* grad_input, cudaStream_t stream);
+
+// The kernels for plain probabilities at one threshold, and whether they serve the batch.
 bool is_plain(const Batch& batch, const Division& division);
 cudaError_t launch_plain_soft_counts(const Batch& batch, const Division& division,
                                      const Workspace& work, const Result& result,

@@ -23,11 +23,8 @@ struct Lookup {
             static_cast<int32_t>(middle)};
   }
 
-  SOFTCM_HD T other(T p, T) const {
-    const int32_t b = level(p);
-    const T value = b < middle ? T(h[b]) : T(1) - T(h[b]);
-    return p != p ? p : value;
-  }
+  SOFTCM_HD T other_at(int32_t b) const { return b < middle ? T(h[b]) : T(1) - T(h[b]); }
+  SOFTCM_HD T other(T p, T) const { return p != p ? p : other_at(level(p)); }
 
   SOFTCM_HD T slope(T p, T) const { return T(derivative[level(p)]); }
 };

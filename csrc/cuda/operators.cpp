@@ -68,46 +68,66 @@ Batch batch_of(const Problem& problem, const Tensor& threshold,
           problem.table ? problem.table->const_data_ptr<float>() : nullptr};
 }
 
-// Memory for what the blocks leave behind, in one piece.
-class Scratch {
+// Parts of one piece of memory, or, where that is null, no more than their sizes.
+class Parts {
  public:
-  Scratch(int64_t doubles, const Tensor& device_of)
-      : tensor_(empty({doubles + 1}, ScalarType::Double, device_of)),
-        next_(tensor_.mutable_data_ptr<double>()) {}
+  explicit Parts(double* memory) : memory_(memory) {}
 
   template <class T = double>
   T* take(int64_t count) {
-    static_assert(sizeof(T) % sizeof(double) == 0);
-    T* taken = reinterpret_cast<T*>(next_);
-    next_ += count * static_cast<int64_t>(sizeof(T) / sizeof(double));
-    return taken;
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    double* taken = memory_ == nullptr ? nullptr : memory_ + size_;
+    size_ += (bytes + static_cast<int64_t>(sizeof(double)) - 1) / sizeof(double);
+    return reinterpret_cast<T*>(taken);
   }
 
-  // A counter of blocks that is 0 when the next kernel starts; one block needs none.
-  unsigned* ticket(int64_t blocks, cudaStream_t stream) {
-    unsigned* ticket = reinterpret_cast<unsigned*>(next_);
-    if (blocks > 1) check(cudaMemsetAsync(ticket, 0, sizeof *ticket, stream));
-    return ticket;
-  }
+  int64_t size() const { return size_; }
 
  private:
-  Tensor tensor_;
-  double* next_;
+  double* memory_;
+  int64_t size_ = 0;
 };
+
+struct Zeros {
+  void* data;
+  int64_t bytes;
+};
+
+// What the blocks leave behind, and which of it has to be 0 when the kernel starts.
+Zeros lay_out(const Batch& batch, Parts& parts, Workspace& work, Counts*& counts) {
+  const int64_t items = batch.classes * batch.thresholds;
+  work.of_all = parts.take<ClassTotals>(batch.classes + 1);
+  work.merged = parts.take<Counts>(batch.thresholds);
+  if (counts == nullptr) counts = parts.take<Counts>(items);
+  if (!has_buckets(batch)) {
+    const Division division = divide(batch);
+    work.sums = parts.take(division.parts * items * kSums);
+    work.totals = parts.take(division.parts * batch.classes * 2);
+    work.ticket = parts.take<unsigned>(1);
+    // One block looks at no ticket.
+    return {work.ticket, division.blocks() > 1 ? static_cast<int64_t>(sizeof(unsigned)) : 0};
+  }
+  const Division division = divide_for_buckets(batch);
+  const int64_t chunks = batch.classes * bucket_chunks(batch);
+  work.sums = parts.take(division.parts * chunks * kSums);
+  work.totals = parts.take(division.parts * batch.classes * 2);
+  work.running = parts.take(batch.classes * 8 * (kBuckets + 1));
+  const int64_t before = parts.size();
+  work.histogram = parts.take<Fixed>(chunks * 4 * kBuckets);
+  work.ticket = parts.take<unsigned>(1 + batch.classes);
+  return {work.histogram, (parts.size() - before) * static_cast<int64_t>(sizeof(double))};
+}
 
 void run_soft_counts(const Batch& batch, bool with_cross_entropy, Result result,
                      const Tensor& device_of, cudaStream_t stream) {
-  const Division division = divide(batch);
-  const int64_t items = batch.classes * batch.thresholds;
-  const int64_t of_parts = division.parts * (items * kSums + batch.classes * 2);
-  Scratch scratch(of_parts + 3 * (batch.classes + 1) + 4 * (batch.thresholds + items), device_of);
   Workspace work{};
-  work.sums = scratch.take(division.parts * items * kSums);
-  work.totals = scratch.take(division.parts * batch.classes * 2);
-  work.of_all = scratch.take<ClassTotals>(batch.classes + 1);
-  work.merged = scratch.take<Counts>(batch.thresholds);
-  if (result.counts == nullptr) result.counts = scratch.take<Counts>(items);
-  work.ticket = scratch.ticket(division.blocks(), stream);
+  Counts* counts = result.counts;
+  Parts sizes(nullptr);
+  lay_out(batch, sizes, work, counts);
+  Tensor memory = empty({sizes.size()}, ScalarType::Double, device_of);
+  Parts parts(memory.mutable_data_ptr<double>());
+  const Zeros zeros = lay_out(batch, parts, work, result.counts);
+  if (zeros.bytes > 0) check(cudaMemsetAsync(zeros.data, 0, zeros.bytes, stream));
   check(launch_soft_counts(batch, with_cross_entropy, work, result, stream));
 }
 
@@ -138,11 +158,13 @@ std::tuple<Tensor, Tensor, Tensor> soft_counts(
 Tensor threshold_gradient(const Batch& batch, const Upstream& upstream, const Tensor& device_of,
                           cudaStream_t stream) {
   const int64_t blocks = divide(batch).blocks();
-  Scratch scratch(blocks * batch.thresholds, device_of);
-  double* partial = scratch.take(blocks * batch.thresholds);
+  Tensor memory = empty({blocks * batch.thresholds + 1}, ScalarType::Double, device_of);
+  double* partial = memory.mutable_data_ptr<double>();
+  unsigned* ticket = reinterpret_cast<unsigned*>(partial + blocks * batch.thresholds);
+  check(cudaMemsetAsync(ticket, 0, sizeof *ticket, stream));
   Tensor grad = empty({batch.thresholds}, ScalarType::Double, device_of);
-  check(launch_threshold_gradient(batch, upstream, partial, scratch.ticket(blocks, stream),
-                                  grad.mutable_data_ptr<double>(), stream));
+  check(launch_threshold_gradient(batch, upstream, partial, ticket, grad.mutable_data_ptr<double>(),
+                                  stream));
   return grad;
 }
 

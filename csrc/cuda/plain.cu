@@ -20,14 +20,8 @@ cudaError_t with_dtype(const Batch& batch, const F& f) {
 }  // namespace
 
 bool is_plain(const Batch& batch, const Division& division) {
-  const int64_t pack = batch.input.dtype == ScalarType::Float ? 4 : 8;
-  return batch.input.dtype != ScalarType::Double && batch.input.dtype == batch.target.dtype &&
-         batch.n == 1 && division.tile == 1 && batch.thresholds == 1 &&
-         (batch.kind == Kind::kLinear || batch.kind == Kind::kSigmoid) &&
-         is_aligned(batch.input, batch, pack) && is_aligned(batch.target, batch, pack) &&
-         batch.contiguous.l == 1 && (batch.classes == 1 || batch.contiguous.c % pack == 0) &&
-         batch.weight.data == nullptr && batch.pos_weight.data == nullptr && !batch.ignore &&
-         !batch.class_indices && !batch.from_logits;
+  return batch.thresholds == 1 && (batch.kind == Kind::kLinear || batch.kind == Kind::kSigmoid) &&
+         has_plain_samples(batch, division);
 }
 
 cudaError_t launch_plain_soft_counts(const Batch& batch, const Division& division,

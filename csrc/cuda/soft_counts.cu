@@ -31,6 +31,10 @@ auto choose_kernel<Step>(const Batch& batch, const Division&) {
 
 cudaError_t launch_soft_counts(const Batch& batch, bool with_cross_entropy, const Workspace& work,
                                const Result& result, cudaStream_t stream) {
+  if (has_buckets(batch)) {
+    return launch_histogram(batch, divide_for_buckets(batch), with_cross_entropy, work, result,
+                            stream);
+  }
   const Division division = divide(batch);
   if (is_plain(batch, division) && !with_cross_entropy) {
     return launch_plain_soft_counts(batch, division, work, result, stream);

@@ -59,6 +59,19 @@ struct Accumulators {
     }
   }
 
+  template <int kPack>
+  __device__ __forceinline__ void add_totals(const Sample<T> (&samples)[kPack], bool from_logits,
+                                             bool with_cross_entropy) {
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      const Sample<T>& x = samples[i];
+      of_sample[0] += x.weight;
+      if (!with_cross_entropy) continue;
+      of_sample[1] += from_logits ? cross_entropy_of_logit(x.z, x.w1, x.w0)
+                                  : cross_entropy_of_probability(x.p, x.q, x.w1, x.w0);
+    }
+  }
+
   __device__ __forceinline__ void flush_all() {
 #pragma unroll
     for (int g = 0; g < kGroup; ++g) flush(lanes[g], sums[g]);
@@ -66,10 +79,15 @@ struct Accumulators {
   }
 };
 
-template <class T, class H>
-__device__ __forceinline__ H make_heaviside(const Batch& batch, int64_t t) {
+__device__ __forceinline__ double threshold_at(const Batch& batch, int64_t t) {
   const double tau = number(batch.threshold, t);
   if (!(tau > 0 && tau < 1)) SOFTCM_FAIL("softcm: threshold must lie in (0, 1)");
+  return tau;
+}
+
+template <class T, class H>
+__device__ __forceinline__ H make_heaviside(const Batch& batch, int64_t t) {
+  const double tau = threshold_at(batch, t);
   if constexpr (std::is_same_v<H, Lookup<T>>) {
     return H::make(batch, t, tau);
   } else {
@@ -101,18 +119,7 @@ __device__ __forceinline__ void sum_samples(const Batch& batch, const Share& sha
     load_samples<kPack>(batch, Position(batch, s), share.c, pos_weight, samples,
                         accumulators.faults);
     accumulators.add(h, samples);
-    if (with_totals) {
-#pragma unroll
-      for (int i = 0; i < kPack; ++i) {
-        const Sample<T>& x = samples[i];
-        accumulators.of_sample[0] += x.weight;
-        if (with_cross_entropy) {
-          accumulators.of_sample[1] += batch.from_logits
-                                           ? cross_entropy_of_logit(x.z, x.w1, x.w0)
-                                           : cross_entropy_of_probability(x.p, x.q, x.w1, x.w0);
-        }
-      }
-    }
+    if (with_totals) accumulators.add_totals(samples, batch.from_logits, with_cross_entropy);
     terms += kPack;
     if (terms == kTerms) {
       accumulators.flush_all();
@@ -122,24 +129,25 @@ __device__ __forceinline__ void sum_samples(const Batch& batch, const Share& sha
   accumulators.flush_all();
 }
 
-// Adds up a block's sums for thresholds first, first + 1, ... and leaves them in the workspace.
-template <class T, int kGroup>
+// Adds up a block's sums for items first, first + 1, ... of the count that a class has, such as
+// thresholds, and leaves them in the workspace.
+template <int kMostTile = kTile, class T, int kGroup>
 __device__ __forceinline__ void store_sums(const Batch& batch, const Division& division,
-                                           const Share& share, int64_t first,
+                                           const Share& share, int64_t first, int64_t count,
                                            Accumulators<T, kGroup>& accumulators,
                                            const Workspace& work) {
   const int64_t of_part = share.part * batch.classes + share.first_class;
   const int64_t classes_left = batch.classes - share.first_class;
 #pragma unroll
   for (int g = 0; g < kGroup; ++g) {
-    if (first + g >= batch.thresholds) break;
-    sum_block(accumulators.sums[g], division.tile, [&](int k, int c, double sum) {
-      const int64_t item = (of_part + c) * batch.thresholds + first + g;
+    if (first + g >= count) break;
+    sum_block<kMostTile>(accumulators.sums[g], division.tile, [&](int k, int c, double sum) {
+      const int64_t item = (of_part + c) * count + first + g;
       if (c < classes_left) work.sums[item * kSums + k] = sum;
     });
   }
   if (first > 0) return;
-  sum_block(accumulators.totals, division.tile, [&](int k, int c, double sum) {
+  sum_block<kMostTile>(accumulators.totals, division.tile, [&](int k, int c, double sum) {
     if (c < classes_left) work.totals[(of_part + c) * 2 + k] = sum;
   });
 }
@@ -171,9 +179,9 @@ soft_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ 
       }
       accumulators.faults.raise();
     }
-    store_sums(batch, division, share, first, accumulators, work);
+    store_sums(batch, division, share, first, batch.thresholds, accumulators, work);
   }
-  if (is_last_block(work.ticket)) finish_batch(batch, division.parts, work, result);
+  if (is_last_block(work.ticket, gridDim.x)) finish_batch(batch, division.parts, work, result);
 }
 
 // Probabilities and labels of one floating dtype In, each in one run of memory for a class, at one
@@ -215,8 +223,8 @@ plain_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__
   }
   accumulators.faults.raise();
   if (threadIdx.x == 0) accumulators.totals[0] = static_cast<double>(share.end - share.begin);
-  store_sums(batch, division, share, 0, accumulators, work);
-  if (is_last_block(work.ticket)) finish_batch(batch, division.parts, work, result);
+  store_sums<1>(batch, division, share, 0, 1, accumulators, work);
+  if (is_last_block(work.ticket, gridDim.x)) finish_batch(batch, division.parts, work, result);
 }
 
 }  // namespace softcm

@@ -1,5 +1,6 @@
 // Kernels of every kind on a few thousand samples, for builds with a sanitizer, against sums in
-// float64. Usage: sanitized plain|general|thresholds|classes SEED; exit status 1 where they differ.
+// float64. Usage: sanitized plain|general|thresholds|buckets|classes SEED; exit status 1 where they
+// differ.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -7,7 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/gradient.cuh"
+#include "cuda/bucket_gradient.cuh"
+#include "cuda/histogram.cuh"
 #include "cuda/one_vs_rest.cu"
 
 extern "C" void simt_seed(unsigned seed);
@@ -75,15 +77,18 @@ struct Outputs {
   Result result{};
   float* loss = allocate<float>(1);
 
-  explicit Outputs(const Batch& batch) {
-    const Division division = divide(batch);
+  Outputs(const Batch& batch, const Division& division) {
     const int64_t items = batch.classes * batch.thresholds;
     work.sums = allocate<double>(division.parts * items * kSums);
     work.totals = allocate<double>(division.parts * batch.classes * 2);
     work.of_all = reinterpret_cast<ClassTotals*>(allocate<double>(3 * (batch.classes + 1)));
     work.merged = reinterpret_cast<Counts*>(allocate<double>(4 * batch.thresholds));
-    work.ticket = allocate<unsigned>(1);
-    *work.ticket = 0;
+    work.running = allocate<double>(batch.classes * 8 * (kBuckets + 1));
+    const int64_t of_buckets = batch.classes * bucket_chunks(batch) * 4 * kBuckets;
+    work.histogram = allocate<Fixed>(of_buckets);
+    std::memset(work.histogram, 0, of_buckets * sizeof(Fixed));
+    work.ticket = allocate<unsigned>(1 + batch.classes);
+    std::memset(work.ticket, 0, (1 + batch.classes) * sizeof(unsigned));
     result.counts = reinterpret_cast<Counts*>(allocate<double>(4 * items));
     static const double f1[10] = {2, 0, 0, 0, 0, 2, 1, 1, 0, 0};
     result.metric = f1;
@@ -128,8 +133,8 @@ bool agrees(const Example& example, const Outputs& outputs, const float* grad) {
 template <class Forward, class Backward>
 bool run(const Example& example, const Forward& forward, const Backward& backward) {
   const Batch& batch = example.batch;
-  const Outputs outputs(batch);
   const Division division = divide(batch);
+  const Outputs outputs(batch, division);
   const Upstream upstream{outputs.result.grad_counts, outputs.result.grad_entropy, Array()};
   float* grad = allocate<float>(batch.classes * batch.inner);
   launch(forward, division.blocks(), nullptr, batch, division, false, outputs.work, outputs.result);
@@ -147,14 +152,28 @@ bool run_general(const Example& example) {
 
 bool run_plain(const Example& example) {
   const Batch& batch = example.batch;
-  const Outputs outputs(batch);
   const Division division = divide(batch);
+  const Outputs outputs(batch, division);
   const Upstream upstream{outputs.result.grad_counts, outputs.result.grad_entropy, Array()};
   float* grad = allocate<float>(batch.inner);
   launch(plain_counts_kernel<Linear, float>, division.blocks(), nullptr, batch, division,
          outputs.work, outputs.result);
   launch(plain_gradient_kernel<Linear, float>, division.blocks(), nullptr, batch, division,
          upstream, grad);
+  return agrees(example, outputs, grad);
+}
+
+template <int kPack, bool kPlain, class Access>
+bool run_buckets(const Example& example) {
+  const Batch& batch = example.batch;
+  const Division division = divide_for_buckets(batch);
+  const Outputs outputs(batch, division);
+  const Upstream upstream{outputs.result.grad_counts, outputs.result.grad_entropy, Array()};
+  float* grad = allocate<float>(batch.classes * batch.inner);
+  launch(histogram_kernel<Knots<Linear>, kPack, kPlain>, division.blocks(), nullptr, batch,
+         division, false, outputs.work, outputs.result);
+  launch(bucket_gradient_kernel<Knots<Linear>, kPack, Access>, division.blocks(), nullptr, batch,
+         division, upstream, grad);
   return agrees(example, outputs, grad);
 }
 
@@ -194,6 +213,14 @@ bool run_named(const std::string& name) {
   if (name == "plain") return run_plain({{0.5}, 1, 0});
   if (name == "general") return run_general({several, 1, 0}) && run_general({several, 1, 1});
   if (name == "thresholds") return run_general({several, 5, 0}) && run_thresholds({several, 1, 0});
+  if (name == "buckets") {
+    // More than go together, unordered.
+    std::vector<double> many;
+    for (int i = 1; i <= 300; ++i) many.push_back(i * 11 % 301 / 301.0);
+    return run_buckets<4, true, PlainAccess>({several, 1, 0}) &&
+           run_buckets<1, false, AnyAccess<float>>({several, 3, 0}) &&
+           run_buckets<4, false, AnyAccess<float>>({many, 1, 0});
+  }
   if (name == "classes") return run_classes(40, 33, 1) && run_classes(2, 3, 300);
   return false;
 }

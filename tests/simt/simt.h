@@ -70,6 +70,12 @@ inline int lane() { return static_cast<int>(threadIdx.x % 32); }
 #define __shfl_xor_sync(mask, value, distance) \
   simt::shuffle(mask, value, simt::lane() ^ (distance), __FILE__, __LINE__)
 
+#define __shfl_sync(mask, value, source) simt::shuffle(mask, value, source, __FILE__, __LINE__)
+// The lanes below distance get their own value.
+#define __shfl_up_sync(mask, value, distance)                                             \
+  simt::shuffle(mask, value, simt::lane() - (simt::lane() < (distance) ? 0 : (distance)), \
+                __FILE__, __LINE__)
+
 inline void __threadfence() { simt::fence(); }
 
 template <class T>
@@ -77,9 +83,10 @@ T __ldcg(const T* address) {
   return *address;
 }
 
-inline unsigned atomicAdd(unsigned* address, unsigned value) {
+template <class T>
+T atomicAdd(T* address, T value) {
   simt::before_atomic(address);
-  const unsigned before = __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
+  const T before = __atomic_fetch_add(address, value, __ATOMIC_RELAXED);
   simt::after_atomic(address);
   return before;
 }
