@@ -46,6 +46,7 @@ from .modules import (
     UnitInterval,
 )
 from .thresholds import TunedThreshold, tune_threshold
+from .together import value_and_grad
 
 __version__ = "0.1.0"
 
@@ -98,4 +99,5 @@ __all__ = [
     "specificity_loss",
     "tune_threshold",
     "tversky_loss",
+    "value_and_grad",
 ]

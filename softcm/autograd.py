@@ -4,6 +4,7 @@ A ``namespace`` is one of the two in which the operators are registered: that of
 extension, or that of the Triton kernels.
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,18 @@ from .reference import Counts
 # Beyond it, keeping a gradient until it is asked for would cost memory and save nothing.
 GRADIENT_IN_FORWARD = 16_384
 NAMESPACES = {"native": "softcm", "triton": triton_ops.NAMESPACE}
+
+
+class _Together(threading.local):
+    """What :func:`softcm.value_and_grad` asks of the forward passes of its thread, and gets."""
+
+    asked = False
+    loss: Tensor | None = None  # the last one
+    input: Tensor | None = None  # of which it is the loss
+    grad: Tensor | None = None
+
+
+together = _Together()
 
 
 class Rule(NamedTuple):
@@ -49,7 +62,10 @@ def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: st
     """Loss of a linear-fractional metric by the kernels, differentiable in input."""
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
     coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
-    return _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule, namespace)
+    loss = _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule, namespace)
+    if together.asked:
+        together.loss, together.input = loss, batch.input
+    return loss
 
 
 def one_vs_rest_logits(logits: Tensor) -> Tensor:
@@ -151,8 +167,10 @@ class _FractionalLoss(torch.autograd.Function):
             *rule,
             coefficients,
             *loss_rule[1:],
-            ctx.with_grad,
+            ctx.with_grad or together.asked,
         )
+        if together.asked:
+            together.grad = grad_input
         ctx.save_for_backward(*batch, *((grad_input,) if ctx.with_grad else partials))
         ctx.rule, ctx.loss_rule, ctx.namespace = rule, loss_rule, namespace
         return loss

@@ -178,6 +178,35 @@ def test_upstream_gradient(case):
     assert_upstream_gradient(case, "native")
 
 
+@pytest.mark.parametrize(
+    "case_id",
+    [
+        "size-1000-plain",
+        "shape-300x40",
+        "average-micro-index",
+        "average-none-index",
+        "weight-zeros-classes",
+        "many-linear0.1-soft",
+        "table-gated-logits",
+        "many-sigmoid200-gated",
+        "size-16385-staged",
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_value_and_grad(calls, case_id, dtype):
+    """One call, which for small batches is a kernel of its own."""
+    input, target, options, _ = by_id[case_id].build(dtype=dtype)
+    value, grad = softcm.value_and_grad(softcm.f1_loss)(input, target, **options)
+    assert calls.count("fractional_loss") == 1
+    assert "soft_counts_backward" not in calls
+    leaf = input.detach().requires_grad_()
+    expected = softcm.f1_loss(leaf, target, **options)
+    expected.sum().backward()
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=0)
+    coarse = {"rtol": 1e-2, "atol": 0} if dtype == torch.bfloat16 else {"rtol": 1e-6, "atol": 1e-12}
+    torch.testing.assert_close(grad, leaf.grad, **coarse)
+
+
 @pytest.mark.parametrize("heaviside", [Linear(), Sigmoid()], ids=str)
 @pytest.mark.parametrize("shape", [(9000,), (300, 5)], ids=str)
 @pytest.mark.parametrize("from_logits", [False, True])

@@ -131,6 +131,11 @@ struct Result {
   double* grad_entropy;
 };
 
+// Whether launch_small_loss() serves: where one block takes all samples.
+inline bool is_small(const Batch& batch) {
+  return !has_buckets(batch) && batch.kind != Kind::kStep && divide(batch).blocks() == 1;
+}
+
 // dL/dcounts (C, T) and dL/dcross_entropy (C), both times grad_loss, of which there is one or one a
 // class, or none.
 struct Upstream {
@@ -146,6 +151,10 @@ cudaError_t launch_soft_counts(const Batch& batch, bool with_cross_entropy, cons
 // Into a contiguous tensor of the shape and dtype of input.
 cudaError_t launch_gradient(const Batch& batch, const Upstream& upstream, void* grad_input,
                             cudaStream_t stream);
+
+// Loss and gradient of a small batch at once.
+cudaError_t launch_small_loss(const Batch& batch, bool with_cross_entropy, const Workspace& work,
+                              const Result& result, void* grad_input, cudaStream_t stream);
 
 // partial: (blocks, T).
 cudaError_t launch_threshold_gradient(const Batch& batch, const Upstream& upstream, double* partial,

@@ -118,7 +118,8 @@ Zeros lay_out(const Batch& batch, Parts& parts, Workspace& work, Counts*& counts
   return {work.histogram, (parts.size() - before) * static_cast<int64_t>(sizeof(double))};
 }
 
-void run_soft_counts(const Batch& batch, bool with_cross_entropy, Result result,
+// grad_input: asks for the gradient of the loss, too; or null.
+void run_soft_counts(const Batch& batch, bool with_cross_entropy, Result result, void* grad_input,
                      const Tensor& device_of, cudaStream_t stream) {
   Workspace work{};
   Counts* counts = result.counts;
@@ -128,7 +129,14 @@ void run_soft_counts(const Batch& batch, bool with_cross_entropy, Result result,
   Parts parts(memory.mutable_data_ptr<double>());
   const Zeros zeros = lay_out(batch, parts, work, result.counts);
   if (zeros.bytes > 0) check(cudaMemsetAsync(zeros.data, 0, zeros.bytes, stream));
+  if (grad_input != nullptr && is_small(batch)) {
+    check(launch_small_loss(batch, with_cross_entropy, work, result, grad_input, stream));
+    return;
+  }
   check(launch_soft_counts(batch, with_cross_entropy, work, result, stream));
+  if (grad_input == nullptr) return;
+  const Upstream upstream{result.grad_counts, result.grad_entropy, Array()};
+  check(launch_gradient(batch, upstream, grad_input, stream));
 }
 
 Counts* counts_of(Tensor& tensor) {
@@ -151,7 +159,7 @@ std::tuple<Tensor, Tensor, Tensor> soft_counts(
   result.counts = counts_of(counts);
   result.totals = totals.mutable_data_ptr<double>();
   result.cross_entropy = cross_entropy.mutable_data_ptr<double>();
-  run_soft_counts(batch, with_cross_entropy, result, input, device.stream());
+  run_soft_counts(batch, with_cross_entropy, result, nullptr, input, device.stream());
   return {counts, totals, cross_entropy};
 }
 
@@ -216,13 +224,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
   result.loss = {loss.mutable_data_ptr(), problem.float64()};
   result.grad_counts = counts_of(grad_counts);
   result.grad_entropy = grad_entropy.mutable_data_ptr<double>();
-  run_soft_counts(batch, bce_weight != 0, result, input, device.stream());
   Tensor grad_input =
       with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
-  if (with_grad) {
-    const Upstream upstream{result.grad_counts, result.grad_entropy, Array()};
-    check(launch_gradient(batch, upstream, grad_input.mutable_data_ptr(), device.stream()));
-  }
+  run_soft_counts(batch, bce_weight != 0, result,
+                  with_grad ? grad_input.mutable_data_ptr() : nullptr, input, device.stream());
   return {loss, grad_counts, grad_entropy, grad_input};
 }
 

@@ -152,14 +152,13 @@ __device__ __forceinline__ void store_sums(const Batch& batch, const Division& d
   });
 }
 
-// Any input. kGroup thresholds stand in registers; for more of them the samples are read again.
+// A block's share of any input. kGroup thresholds stand in registers; for more of them the samples
+// are read again.
 template <template <class> class H, class T, int kGroup, int kPack>
-SOFTCM_KERNEL(kGroup == 1 ? 2 : 1)
-soft_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Division division,
-                   bool with_cross_entropy, const __grid_constant__ Workspace work,
-                   const __grid_constant__ Result result) {
+__device__ __forceinline__ void sum_share(const Batch& batch, const Division& division,
+                                          const Share& share, bool with_cross_entropy,
+                                          const Workspace& work) {
   __shared__ Group<H<T>, kGroup> shared;
-  const Share share(batch, division);
   for (int64_t first = 0; first < batch.thresholds; first += kGroup) {
     if (threadIdx.x < kGroup) {
       // A group that is not full repeats the last threshold, and forgets its sums.
@@ -181,6 +180,15 @@ soft_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ 
     }
     store_sums(batch, division, share, first, batch.thresholds, accumulators, work);
   }
+}
+
+template <template <class> class H, class T, int kGroup, int kPack>
+SOFTCM_KERNEL(kGroup == 1 ? 2 : 1)
+soft_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Division division,
+                   bool with_cross_entropy, const __grid_constant__ Workspace work,
+                   const __grid_constant__ Result result) {
+  const Share share(batch, division);
+  sum_share<H, T, kGroup, kPack>(batch, division, share, with_cross_entropy, work);
   if (is_last_block(work.ticket, gridDim.x)) finish_batch(batch, division.parts, work, result);
 }
 
