@@ -1,4 +1,4 @@
-// From counts to the loss of a linear-fractional metric and its gradient in the counts.
+// From counts to the loss of a metric and its gradient in the counts.
 //
 // Two steps, each over the classes first, first + step, ...: accumulate(), whose results are to be
 // added up over all classes, and finish(). So one thread can run them, or a block of a GPU.
@@ -6,19 +6,22 @@
 
 #include <cstdint>
 
-#include "metric.h"
+#include "composite.h"
 
 namespace softcm {
 
 enum class Average { kMacro, kMicro, kWeighted, kNone };
 
-struct LossRule {
-  LinearFractional metric;
+template <class Metric>
+struct LossRuleOf {
+  Metric metric;
   bool maximize;
   Average average;
   double zero_division;
   double bce_weight;
 };
+
+using LossRule = LossRuleOf<LinearFractional>;
 
 // What a class has beside its counts.
 struct ClassTotals {
@@ -64,7 +67,17 @@ struct LossSums {
   double shares = 0, losses = 0, weight = 0, cross_entropy = 0;
 };
 
-// A class's loss and its partials, the mean over thresholds.
+// A class's loss and its partials.
+template <class Metric>
+SOFTCM_HD double class_loss(const LossRuleOf<Metric>& rule, const Counts* counts,
+                            int64_t thresholds, Counts* partials) {
+  const double value = rule.metric(counts, thresholds, rule.zero_division, partials);
+  if (!rule.maximize) return value;
+  for (int64_t t = 0; t < thresholds; ++t) partials[t] = scaled(partials[t], -1);
+  return 1 - value;
+}
+
+// The mean over thresholds, in one loop.
 SOFTCM_HD double class_loss(const LossRule& rule, const Counts* counts, int64_t thresholds,
                             Counts* partials) {
   const double sign = rule.maximize ? -1 : 1, share = sign / static_cast<double>(thresholds);
@@ -80,22 +93,26 @@ SOFTCM_HD double class_loss(const LossRule& rule, const Counts* counts, int64_t 
 }
 
 // dL/dcross_entropy: bce_weight over the weight that the mean is taken over.
-SOFTCM_HD double entropy_share(const LossRule& rule, double weight) {
+template <class Metric>
+SOFTCM_HD double entropy_share(const LossRuleOf<Metric>& rule, double weight) {
   return weight > 0 ? rule.bce_weight / weight : 0;
 }
 
 // The loss where there is nothing to take the metric of.
-SOFTCM_HD double empty_loss(const LossRule& rule) {
+template <class Metric>
+SOFTCM_HD double empty_loss(const LossRuleOf<Metric>& rule) {
   return rule.maximize ? 1 - rule.zero_division : rule.zero_division;
 }
 
 // The share of a class in the mean, before division by their sum; 0 without a counted sample.
-SOFTCM_HD double class_share(const LossRule& rule, const ClassTotals& totals) {
+template <class Metric>
+SOFTCM_HD double class_share(const LossRuleOf<Metric>& rule, const ClassTotals& totals) {
   const double share = rule.average == Average::kWeighted ? totals.positives : 1;
   return totals.weight > 0 ? share : 0;
 }
 
-SOFTCM_HD LossSums accumulate(const LossRule& rule, const LossArrays& x, int64_t first,
+template <class Metric>
+SOFTCM_HD LossSums accumulate(const LossRuleOf<Metric>& rule, const LossArrays& x, int64_t first,
                               int64_t step) {
   LossSums sums;
   for (int64_t c = first; c < x.classes; c += step) {
@@ -119,7 +136,8 @@ SOFTCM_HD LossSums accumulate(const LossRule& rule, const LossArrays& x, int64_t
 }
 
 // From the sums over all classes.
-SOFTCM_HD void finish(const LossRule& rule, const LossArrays& x, const LossSums& sums,
+template <class Metric>
+SOFTCM_HD void finish(const LossRuleOf<Metric>& rule, const LossArrays& x, const LossSums& sums,
                       int64_t first, int64_t step) {
   if (rule.average == Average::kNone) return;
   const double of_entropy = entropy_share(rule, sums.weight);

@@ -26,6 +26,14 @@ STABLE_TORCH_LIBRARY(softcm, m) {
       "str membership, bool from_logits, Tensor metric, bool maximize, str average, float "
       "zero_division, "
       "float bce_weight, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");
+  // The same of a metric that has a name: balanced_accuracy, gmean, informedness, mcc, kappa, auroc
+  // or auprc (the last two of ascending thresholds).
+  m.def(
+      "composite_loss(Tensor input, Tensor target, Tensor threshold, Tensor? weight, "
+      "Tensor? pos_weight, Tensor? table, int? ignore_index, str heaviside, float parameter, "
+      "str membership, bool from_logits, str metric, bool maximize, str average, float "
+      "zero_division, "
+      "float bce_weight, bool with_grad) -> (Tensor, Tensor, Tensor, Tensor)");
   // For class indices: binary logits (N, C, *) of each class against the rest, from those of a
   // softmax over dimension 1; float32 or float64.
   m.def("one_vs_rest_logits(Tensor input) -> Tensor");

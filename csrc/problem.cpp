@@ -107,6 +107,17 @@ Average to_average(const std::string& average) {
   return Average::kNone;
 }
 
+CompositeKind to_composite(const std::string& metric) {
+  if (metric == "balanced_accuracy") return CompositeKind::kBalancedAccuracy;
+  if (metric == "gmean") return CompositeKind::kGMean;
+  if (metric == "informedness") return CompositeKind::kInformedness;
+  if (metric == "mcc") return CompositeKind::kMcc;
+  if (metric == "kappa") return CompositeKind::kKappa;
+  if (metric == "auroc") return CompositeKind::kAuroc;
+  STD_TORCH_CHECK(metric == "auprc", "softcm: unknown metric ", metric);
+  return CompositeKind::kAuprc;
+}
+
 Tensor empty_loss_of(const Problem& problem, Average average, const Tensor& device_of) {
   std::vector<int64_t> sizes;
   if (average == Average::kNone) sizes.push_back(problem.classes);

@@ -58,6 +58,7 @@ void check_gradients(const Problem& problem, int64_t thresholds, const Tensor& g
 Rows rows_of(const Tensor& logits, const Tensor& like);
 
 Average to_average(const std::string& average);
+CompositeKind to_composite(const std::string& metric);
 
 // For the loss: a scalar, or (C,) for average = "none", in the accumulation dtype.
 Tensor empty_loss_of(const Problem& problem, Average average, const Tensor& device_of);

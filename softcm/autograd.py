@@ -5,12 +5,13 @@ extension, or that of the Triton kernels.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _extension, reference, triton_ops
+from . import _extension, metrics, reference, triton_ops
 from .inputs import Batch, accumulation_dtype, constant, number_of_classes
 from .metrics import LinearFractional
 from .reference import Counts
@@ -19,6 +20,14 @@ from .reference import Counts
 # Beyond it, keeping a gradient until it is asked for would cost memory and save nothing.
 GRADIENT_IN_FORWARD = 16_384
 NAMESPACES = {"native": "softcm", "triton": triton_ops.NAMESPACE}
+# The metrics that the compiled ``composite_loss`` knows, by the names that it has for them.
+COMPOSITE = {
+    metric: metric.__name__
+    for metric in (
+        *(metrics.balanced_accuracy, metrics.gmean, metrics.informedness, metrics.mcc),
+        *(metrics.kappa, metrics.auroc, metrics.auprc),
+    )
+}
 
 
 class _Together(threading.local):
@@ -44,9 +53,9 @@ class Rule(NamedTuple):
 
 
 class LossRule(NamedTuple):
-    """From counts to a loss: the further arguments of ``fractional_loss`` and `reference.loss`."""
+    """From counts to a loss: the further arguments of the fused losses and `reference.loss`."""
 
-    metric: LinearFractional
+    metric: Callable[..., Tensor]
     maximize: bool
     average: str
     zero_division: float
@@ -58,11 +67,23 @@ def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool, namespace: s
     return Counts(*_SoftCounts.apply(*batch.tensors, rule, with_cross_entropy, namespace))
 
 
-def fractional_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) -> Tensor:
-    """Loss of a linear-fractional metric by the kernels, differentiable in input."""
+def is_fused(metric: Callable[..., Tensor], served_by: str) -> bool:
+    """Whether one operator goes from the batch to the loss of a metric."""
+    if isinstance(metric, LinearFractional):
+        return served_by != "reference"
+    return served_by == "native" and metric in COMPOSITE
+
+
+def fused_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) -> Tensor:
+    """Loss of a metric that the kernels know, differentiable in input."""
+    metric = loss_rule.metric
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
-    coefficients = constant(loss_rule.metric.coefficients, batch.input.device)
-    loss = _FractionalLoss.apply(*batch.tensors, coefficients, rule, loss_rule, namespace)
+    known = (
+        constant(metric.coefficients, batch.input.device)
+        if isinstance(metric, LinearFractional)
+        else COMPOSITE[metric]
+    )
+    loss = _FusedLoss.apply(*batch.tensors, known, rule, loss_rule, namespace)
     if together.asked:
         together.loss, together.input = loss, batch.input
     return loss
@@ -134,7 +155,7 @@ class _SoftCounts(torch.autograd.Function):
         return grad_input, None, of_threshold, None, None, None, None, None, None
 
 
-class _FractionalLoss(torch.autograd.Function):
+class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -144,7 +165,7 @@ class _FractionalLoss(torch.autograd.Function):
         weight: Tensor | None,
         pos_weight: Tensor | None,
         table: Tensor | None,
-        coefficients: Tensor,
+        known: Tensor | str,
         rule: Rule,
         loss_rule: LossRule,
         namespace: str,
@@ -161,11 +182,12 @@ class _FractionalLoss(torch.autograd.Function):
             and input.dtype == accumulation_dtype(input.dtype)
             and loss_rule.average != "none"
         )
+        name = "composite_loss" if isinstance(known, str) else "fractional_loss"
         loss, *partials, grad_input = _call(
-            getattr(torch.ops, namespace).fractional_loss.default,
+            getattr(getattr(torch.ops, namespace), name).default,
             *batch,
             *rule,
-            coefficients,
+            known,
             *loss_rule[1:],
             ctx.with_grad or together.asked,
         )
@@ -303,7 +325,7 @@ for _namespace in NAMESPACES.values():
         return grad_input, input.new_empty(thresholds, dtype=torch.float64)
 
     @torch.library.register_fake(f"{_namespace}::fractional_loss")
-    def _fractional_loss_fake(
+    def _fused_loss_fake(
         input: Tensor, target: Tensor, threshold: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         average, with_grad = rest[-4], rest[-1]
@@ -317,11 +339,15 @@ for _namespace in NAMESPACES.values():
         )
         return loss, grad_counts, grad_cross_entropy, grad_input
 
-    for _name, _fake in (
-        ("soft_counts", _soft_counts_fake),
-        ("soft_counts_backward", _soft_counts_backward_fake),
-        ("fractional_loss", _fractional_loss_fake),
-    ):
+    _fakes = {
+        "soft_counts": _soft_counts_fake,
+        "soft_counts_backward": _soft_counts_backward_fake,
+        "fractional_loss": _fused_loss_fake,
+    }
+    if _namespace == NAMESPACES["native"]:
+        torch.library.register_fake(f"{_namespace}::composite_loss", _fused_loss_fake)
+        _fakes["composite_loss"] = _fused_loss_fake
+    for _name, _fake in _fakes.items():
         _operator = getattr(getattr(torch.ops, _namespace), _name).default
         _define_overload_of_tensors(LIBRARIES[-1], _operator, _fake)
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
+import torch
 from torch import Tensor
 
 from . import autograd, distributed, inputs, metrics, reference
@@ -346,18 +347,20 @@ def _loss(
         input, target, threshold, heaviside, weight, pos_weight, rule, backend, process_group
     )
     if (
-        isinstance(metric, LinearFractional)
-        and served_by != "reference"
+        autograd.is_fused(metric, served_by)
         and not batch.threshold.requires_grad
         and process_group is None
     ):
         loss_rule = LossRule(metric, maximize, average, zero_division, bce_weight)
-        return autograd.fractional_loss(batch, rule, loss_rule, autograd.NAMESPACES[served_by])
+        return autograd.fused_loss(batch, rule, loss_rule, autograd.NAMESPACES[served_by])
     counts = count(batch, rule, served_by, bce_weight > 0, process_group)
     loss = reference.loss(counts, metric, maximize, average, zero_division, bce_weight)
     return loss.to(inputs.accumulation_dtype(input.dtype))
 
 
-def _ascending(threshold: Threshold, input: Tensor) -> Tensor:
+def _ascending(threshold: Threshold, input: Tensor) -> Threshold:
+    # They are in order; sorting them would take a seventh of a small step.
+    if not torch.compiler.is_compiling() and threshold is RANKING_THRESHOLDS:
+        return threshold
     inputs.check_tensor("input", input)
     return inputs.threshold_tensor(threshold, input.device).sort().values

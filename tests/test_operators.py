@@ -36,6 +36,7 @@ OPERATORS = (
     "soft_counts",
     "soft_counts_backward",
     "fractional_loss",
+    "composite_loss",
     "one_vs_rest_logits",
     "one_vs_rest_logits_backward",
 )
@@ -62,7 +63,7 @@ each_dtype = pytest.mark.parametrize(
 
 
 # With numbers in tensors, for compiled code in which they change.
-OVERLOADS = OPERATORS[:3]
+OVERLOADS = OPERATORS[:4]
 
 
 def in_tensors(values):
@@ -98,7 +99,8 @@ def arguments(operator, case, dtype, last):
         of_counts = torch.linspace(-1, 1, math.prod(sizes), dtype=torch.float64).reshape(sizes)
         of_entropy = torch.ones(case.classes, dtype=torch.float64)
         return (of_counts, of_entropy, torch.tensor(3.7), *batch, *rule, last)
-    metric = torch.tensor([2.0, 0, 0, 0, 0, 2, 1, 1, 0, 0], dtype=torch.float64)
+    f1 = torch.tensor([2.0, 0, 0, 0, 0, 2, 1, 1, 0, 0], dtype=torch.float64)
+    metric = "auprc" if operator == "composite_loss" else f1
     average = "none" if case.threshold == 0.5 else "macro"
     return (*batch, *rule, metric, True, average, 0.0, 0.3, last)
 
@@ -368,8 +370,10 @@ def bits(examples):
         tau.requires_grad_(not isinstance(options["heaviside"], Table))
         options = options | loss_options | {"backend": "native"}
         fused = softcm.f1_loss(input, target, **options)
+        composite = softcm.mcc_loss(input, target, **options)
         two_steps = softcm.mcc_loss(input, target, **options | {"threshold": tau})
-        parts = [fused, two_steps, *torch.autograd.grad(fused.sum(), input)]
+        parts = [fused, composite, two_steps]
+        parts += torch.autograd.grad(fused.sum() + composite.sum(), input)
         wanted = (input, tau) if tau.requires_grad else (input,)
         parts += torch.autograd.grad(two_steps.sum(), wanted)
         digest = hashlib.sha256()

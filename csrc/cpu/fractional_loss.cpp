@@ -1,4 +1,4 @@
-// The loss of a linear-fractional metric: counts, metric, average and gradient in one call.
+// The losses whose metric is known here: counts, metric, average and gradient in one call.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
@@ -25,8 +25,9 @@ BatchSums merged(const BatchSums& sums, int64_t thresholds) {
 }
 
 // Writes the loss and its partials, those of one class for average = "micro" again for each class.
-void evaluate(const LossRule& rule, const BatchSums& sums, int64_t thresholds, LossOutput loss,
-              Counts* grad_counts, double* grad_entropy) {
+template <class Metric>
+void evaluate(const LossRuleOf<Metric>& rule, const BatchSums& sums, int64_t thresholds,
+              LossOutput loss, Counts* grad_counts, double* grad_entropy) {
   const int64_t classes = static_cast<int64_t>(sums.totals.size());
   const bool micro = rule.average == Average::kMicro;
   const BatchSums one = micro ? merged(sums, thresholds) : BatchSums();
@@ -40,17 +41,13 @@ void evaluate(const LossRule& rule, const BatchSums& sums, int64_t thresholds, L
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
-    const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
-    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
-    std::string membership, bool from_logits, const Tensor& metric, bool maximize,
-    std::string average, double zero_division, double bce_weight, bool with_grad) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
-  const LossRule rule{to_metric(metric), maximize, to_average(average), zero_division, bce_weight};
+using Result = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+template <class Metric>
+Result loss_of(const Problem& problem, const LossRuleOf<Metric>& rule, const Tensor& input,
+               bool with_grad) {
   const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
-  const BatchSums sums = sum_samples(problem, bce_weight != 0);
+  const BatchSums sums = sum_samples(problem, rule.bce_weight != 0);
   Tensor loss = empty_loss_of(problem, rule.average, input);
   Tensor grad_counts = empty({problem.classes, thresholds, 4}, ScalarType::Double, input);
   Tensor grad_entropy = empty({problem.classes}, ScalarType::Double, input);
@@ -67,10 +64,36 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
   return {loss, grad_counts, grad_entropy, grad_input};
 }
 
+Result fractional_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
+                       std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+                       std::optional<Tensor> table, std::optional<int64_t> ignore_index,
+                       std::string heaviside, double parameter, std::string membership,
+                       bool from_logits, const Tensor& metric, bool maximize, std::string average,
+                       double zero_division, double bce_weight, bool with_grad) {
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  const LossRule rule{to_metric(metric), maximize, to_average(average), zero_division, bce_weight};
+  return loss_of(problem, rule, input, with_grad);
+}
+
+Result composite_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
+                      std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+                      std::optional<Tensor> table, std::optional<int64_t> ignore_index,
+                      std::string heaviside, double parameter, std::string membership,
+                      bool from_logits, std::string metric, bool maximize, std::string average,
+                      double zero_division, double bce_weight, bool with_grad) {
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  const LossRuleOf<Composite> rule{
+      {to_composite(metric)}, maximize, to_average(average), zero_division, bce_weight};
+  return loss_of(problem, rule, input, with_grad);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(softcm, CPU, m) {
   m.impl("fractional_loss", TORCH_BOX(&fractional_loss));
+  m.impl("composite_loss", TORCH_BOX(&composite_loss));
 }
 
 }  // namespace softcm

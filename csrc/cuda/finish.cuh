@@ -48,11 +48,12 @@ __device__ __forceinline__ void merge_classes(const Batch& batch, const Counts* 
   __syncthreads();
 }
 
+template <class Metric>
 __device__ __forceinline__ void write_loss(const Batch& batch, const Workspace& work,
-                                           const Result& result) {
-  LossRule rule = result.rule;
-  const double* m = result.metric;
-  rule.metric = {{m[0], m[1], m[2], m[3]}, m[4], {m[5], m[6], m[7], m[8]}, m[9]};
+                                           const Result& result, const Metric& metric) {
+  const LossRule& options = result.rule;
+  const LossRuleOf<Metric> rule{metric, options.maximize, options.average, options.zero_division,
+                                options.bce_weight};
   const bool micro = rule.average == Average::kMicro;
   if (micro) merge_classes(batch, result.counts, work);
   const LossArrays arrays{micro ? 1 : batch.classes,
@@ -83,7 +84,12 @@ __device__ __forceinline__ void write_loss(const Batch& batch, const Workspace& 
 // From the counts of all classes, and what each has beside them, to what is asked for.
 __device__ __forceinline__ void conclude(const Batch& batch, const Workspace& work,
                                          const Result& result) {
-  if (result.totals == nullptr) return write_loss(batch, work, result);
+  if (result.totals == nullptr) {
+    const double* m = result.metric;
+    if (m == nullptr) return write_loss(batch, work, result, result.composite);
+    const LinearFractional metric{{m[0], m[1], m[2], m[3]}, m[4], {m[5], m[6], m[7], m[8]}, m[9]};
+    return write_loss(batch, work, result, metric);
+  }
   for (int64_t c = threadIdx.x; c < batch.classes; c += kThreads) {
     result.totals[2 * c] = work.of_all[c].weight;
     result.totals[2 * c + 1] = work.of_all[c].positives;

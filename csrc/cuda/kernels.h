@@ -124,8 +124,9 @@ struct Result {
   Counts* counts;         // (C, T)
   double* totals;         // (C, 2), or null where a loss is asked for
   double* cross_entropy;  // (C), or null
-  LossRule rule;          // all but the metric, which stands in a vector on the device
-  const double* metric;   // a, a0, b, b0
+  LossRule rule;          // all but the metric
+  const double* metric;   // a, a0, b, b0, on the device; or null
+  Composite composite;    // where there is no such metric
   LossOutput loss;
   Counts* grad_counts;
   double* grad_entropy;

@@ -201,34 +201,57 @@ std::tuple<Tensor, Tensor> soft_counts_backward(
   return {grad_input, grad_threshold};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> fractional_loss(
-    const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
-    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
-    std::string membership, bool from_logits, const Tensor& metric, bool maximize,
-    std::string average, double zero_division, double bce_weight, bool with_grad) {
+using Loss = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// result: the metric and its rule.
+Loss loss_of(const Problem& problem, const Batch& batch, Result result, const Tensor& input,
+             bool with_grad, cudaStream_t stream) {
+  Tensor loss = empty_loss_of(problem, result.rule.average, input);
+  Tensor grad_counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
+  Tensor grad_entropy = empty({batch.classes}, ScalarType::Double, input);
+  result.loss = {loss.mutable_data_ptr(), problem.float64()};
+  result.grad_counts = counts_of(grad_counts);
+  result.grad_entropy = grad_entropy.mutable_data_ptr<double>();
+  Tensor grad_input =
+      with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
+  run_soft_counts(batch, result.rule.bce_weight != 0, result,
+                  with_grad ? grad_input.mutable_data_ptr() : nullptr, input, stream);
+  return {loss, grad_counts, grad_entropy, grad_input};
+}
+
+Loss fractional_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
+                     std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+                     std::optional<Tensor> table, std::optional<int64_t> ignore_index,
+                     std::string heaviside, double parameter, std::string membership,
+                     bool from_logits, const Tensor& metric, bool maximize, std::string average,
+                     double zero_division, double bce_weight, bool with_grad) {
   const OnDevice device(input);
   const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
                                        ignore_index, heaviside, parameter, membership, from_logits);
   const Tensor of_metric = to_contiguous(metric);
   STD_TORCH_CHECK(metric.scalar_type() == ScalarType::Double && metric.numel() == 10,
                   "softcm: metric must hold the ten numbers a, a0, b, b0 in float64");
-  const Batch batch = batch_of(problem, threshold, pos_weight);
-  const LossRule rule{{}, maximize, to_average(average), zero_division, bce_weight};
-  Tensor loss = empty_loss_of(problem, rule.average, input);
-  Tensor grad_counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
-  Tensor grad_entropy = empty({batch.classes}, ScalarType::Double, input);
   Result result{};
-  result.rule = rule;
+  result.rule = {{}, maximize, to_average(average), zero_division, bce_weight};
   result.metric = of_metric.const_data_ptr<double>();
-  result.loss = {loss.mutable_data_ptr(), problem.float64()};
-  result.grad_counts = counts_of(grad_counts);
-  result.grad_entropy = grad_entropy.mutable_data_ptr<double>();
-  Tensor grad_input =
-      with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
-  run_soft_counts(batch, bce_weight != 0, result,
-                  with_grad ? grad_input.mutable_data_ptr() : nullptr, input, device.stream());
-  return {loss, grad_counts, grad_entropy, grad_input};
+  return loss_of(problem, batch_of(problem, threshold, pos_weight), result, input, with_grad,
+                 device.stream());
+}
+
+Loss composite_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
+                    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
+                    std::optional<Tensor> table, std::optional<int64_t> ignore_index,
+                    std::string heaviside, double parameter, std::string membership,
+                    bool from_logits, std::string metric, bool maximize, std::string average,
+                    double zero_division, double bce_weight, bool with_grad) {
+  const OnDevice device(input);
+  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
+                                       ignore_index, heaviside, parameter, membership, from_logits);
+  Result result{};
+  result.rule = {{}, maximize, to_average(average), zero_division, bce_weight};
+  result.composite = {to_composite(metric)};
+  return loss_of(problem, batch_of(problem, threshold, pos_weight), result, input, with_grad,
+                 device.stream());
 }
 
 Tensor one_vs_rest_logits(const Tensor& input) {
@@ -261,6 +284,7 @@ STABLE_TORCH_LIBRARY_IMPL(softcm, CUDA, m) {
   m.impl("soft_counts", TORCH_BOX(&soft_counts));
   m.impl("soft_counts_backward", TORCH_BOX(&soft_counts_backward));
   m.impl("fractional_loss", TORCH_BOX(&fractional_loss));
+  m.impl("composite_loss", TORCH_BOX(&composite_loss));
 }
 
 }  // namespace softcm
