@@ -47,7 +47,11 @@ class Chunks {
 
   template <class F>
   void for_each_parallel(const F& f) const {
-    torch::stable::parallel_for(0, count(), 1, [&](int64_t first, int64_t last) {
+    // Waking a thread takes longer than a few thousand elements do.
+    constexpr int64_t kElements = 1 << 14;
+    const int64_t of_chunk = std::min(size_, samples_) * std::min(classes_, kTile);
+    const int64_t grain = std::max<int64_t>(1, kElements / of_chunk);
+    torch::stable::parallel_for(0, count(), grain, [&](int64_t first, int64_t last) {
       for (int64_t index = first; index < last; ++index) f((*this)[index]);
     });
   }

@@ -23,10 +23,10 @@ template <class T, class H, class Samples>
 SOFTCM_CLONES bool add_sums(const H& heaviside, const Samples& s, int64_t count, Sums& sums) {
   const H h = heaviside;
   alignas(64) double totals[8][kLanes] = {};
+  alignas(64) T lanes[8][kLanes] = {};
   alignas(64) decltype(s.unchecked_bits(0)) largest[kLanes] = {};
   for (int64_t begin = 0; begin < count; begin += kTerms * kLanes) {
     const int64_t end = std::min(count, begin + kTerms * kLanes);
-    alignas(64) T lanes[8][kLanes] = {};
     for (int64_t i = begin; i < end; i += kLanes) {
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) {
@@ -60,9 +60,13 @@ SOFTCM_CLONES bool add_sums(const H& heaviside, const Samples& s, int64_t count,
         largest[l] = bits > before ? bits : before;
       }
     }
+    // Cleared here and not where they are declared: that would be a memset, which starts slowly.
     for (int64_t k = 0; k < 8; ++k) {
 #pragma omp simd
-      for (int64_t l = 0; l < kLanes; ++l) totals[k][l] += static_cast<double>(lanes[k][l]);
+      for (int64_t l = 0; l < kLanes; ++l) {
+        totals[k][l] += static_cast<double>(lanes[k][l]);
+        lanes[k][l] = T(0);
+      }
     }
   }
   for (int64_t l = 1; l < kLanes; ++l) largest[0] = std::max(largest[0], largest[l]);
