@@ -1,45 +1,28 @@
-"""Fused against eager, with pytest-benchmark:
+"""Fused against eager, against torch.compile, against what else there is, with pytest-benchmark:
 
-    pytest benchmarks/bench_losses.py
+    pytest benchmarks/ --benchmark-only [--grid quick|default|full] [-k "f1 and N1024 and native"]
 
-One step is forward and backward. The groups compare the compiled kernels, the reference and, where
-there is one, the cross-entropy that people use instead.
+A group is a loss at a shape; ``python -m benchmarks report`` lets its contenders take turns, here
+they come one after another.
 """
 
 import pytest
-import torch
-import torch.nn.functional as F
 
-import softcm
+from .cases import Case
+from .contenders import CONTENDERS, steps
+from .run import Settings, names_of
 
-SIZES = (1_024, 1 << 20)
-LOSSES = {"f1": softcm.f1_loss, "mcc": softcm.mcc_loss, "auroc": softcm.auroc_loss}
-
-
-def batch(size: int, from_logits: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    input = torch.randn(size, generator=generator)
-    target = (torch.rand(size, generator=generator) < 0.05).float()
-    return (input if from_logits else input.sigmoid()).requires_grad_(True), target
+ORDINARY = Settings("default", 0.0, (0,), costs=False, instructions=False)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
-@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", LOSSES)
-def test_step(benchmark, name, size, from_logits, backend):
-    if backend not in softcm.available_backends("cpu"):
-        pytest.skip(f"the backend {backend!r} is not installed")
-    input, target = batch(size, from_logits)
-    benchmark.group = f"{name}, {'logits' if from_logits else 'probabilities'}, N = {size:,}"
-    options = {"from_logits": from_logits, "backend": backend}
-    benchmark(lambda: torch.autograd.grad(LOSSES[name](input, target, **options), input))
-
-
-@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
-@pytest.mark.parametrize("size", SIZES)
-def test_cross_entropy_step(benchmark, size, from_logits):
-    input, target = batch(size, from_logits)
-    benchmark.group = f"f1, {'logits' if from_logits else 'probabilities'}, N = {size:,}"
-    entropy = F.binary_cross_entropy_with_logits if from_logits else F.binary_cross_entropy
-    benchmark(lambda: torch.autograd.grad(entropy(input, target), input))
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.benchmark(max_time=0.2, min_rounds=3, min_time=1e-4)
+def test_step(benchmark, request, case: Case, contender: str) -> None:
+    full = request.config.getoption("--grid") == "full"
+    if not full and contender not in names_of(case, ORDINARY._replace(threads=(case.threads,))):
+        pytest.skip("it would take long: --grid full")
+    found, reasons = steps(case, (contender,))
+    if contender in reasons:
+        pytest.skip(reasons[contender])
+    benchmark.group = str(case)
+    benchmark(found[contender])

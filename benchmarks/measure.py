@@ -1,81 +1,152 @@
-"""Medians of steps, and their ratios within one run, for the scripts of this folder."""
+"""Times of steps that run in turn, and what is known of the machine they ran on."""
 
-import argparse
 import ctypes
+import os
 import platform
+import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-import softcm
-
 Step = Callable[[], object]
-# Name, numerator, denominator, and for each size the largest ratio aimed at.
-Row = tuple[str, str, str, tuple[float | None, ...]]
+
+SHORTEST_SAMPLE = 1e-3  # seconds: below that, the clock and a cold start would count
+WARM_UP = 3
+FEWEST = 3  # samples, for a median
+# Of glibc's mallopt.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
-    """--threads and --seconds; ends the program where there is nothing to measure."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
-    arguments = parser.parse_args()
-    if "native" not in softcm.available_backends("cpu"):
-        sys.exit("the compiled extension is not installed: nothing to measure")
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()
-    return arguments
+class Timing(NamedTuple):
+    """Seconds a call: the median and the quartiles of the samples."""
+
+    median: float
+    low: float
+    high: float
+    samples: int
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc neither to map large blocks afresh nor to give freed ones back."""
-    trim_threshold, mmap_threshold = -1, -3
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**30)
+def _clock(step: Step, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        step()
+    return (time.perf_counter() - start) / calls
+
+
+def interleaved(
+    steps: Mapping[str, Step], seconds: float, fewest_rounds: int = 5
+) -> dict[str, Timing]:
+    """Times of steps that take turns, so that a change of the machine's speed meets all of them.
+
+    Each has ``seconds`` in all, divided into rounds; in each round it takes at least one sample,
+    and a sample is as many calls as fill a millisecond. The order of every other round is reversed.
+    A step so slow that its samples take more than ten times ``seconds`` sits out after three.
+    """
+    calls: dict[str, int] = {}
+    for name, step in steps.items():
+        # Compilers and caches have their time before; slow steps have not much to warm up.
+        first = _clock(step, 1)
+        once = min(_clock(step, 1) for _ in range(WARM_UP)) if first < seconds else first
+        calls[name] = max(1, round(SHORTEST_SAMPLE / once))
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(fewest_rounds):
+        for name in list(steps)[:: 1 if turn % 2 == 0 else -1]:
+            if turn >= FEWEST and sum(samples[name]) > 10 * seconds:
+                continue
+            deadline = time.perf_counter() + seconds / fewest_rounds
+            samples[name].append(_clock(steps[name], calls[name]))
+            while time.perf_counter() < deadline:
+                samples[name].append(_clock(steps[name], calls[name]))
+    return {name: _timing(of_step) for name, of_step in samples.items()}
+
+
+def _timing(samples: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Timing(median, low, high, len(samples))
 
 
 def median_time(step: Step, seconds: float) -> float:
-    for _ in range(3):
-        step()
-    times: list[float] = []
-    deadline = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < deadline:
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return interleaved({"": step}, seconds)[""].median
 
 
-def measure(
-    sizes: tuple[int, ...], contenders: Callable[[int], dict[str, Step]], seconds: float
-) -> dict[int, dict[str, float]]:
-    """Median seconds of each contender at each size, printed as they come."""
-    times: dict[int, dict[str, float]] = {}
-    for size in sizes:
-        times[size] = {}
-        for name, step in contenders(size).items():
-            median = times[size][name] = median_time(step, seconds)
-            each = median / size * torch.get_num_threads()
-            print(
-                f"N = {size:>10,}  {name:<16} {median * 1e6:>12,.1f} us "
-                f"{each * 1e9:>10.1f} ns a sample and thread",
-                flush=True,
-            )
-    return times
+def _mallopt(option: int, value: int) -> bool:
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).mallopt(option, value))
 
 
-def print_ratios(times: dict[int, dict[str, float]], rows: tuple[Row, ...]) -> None:
-    threads = torch.get_num_threads()
-    print(f"\n{platform.processor() or platform.machine()}, {threads} threads,", end=" ")
-    print(f"torch {torch.__version__}, softcm {softcm.__version__}; ratio (aim)\n")
-    print(f"{'':<32}" + "".join(f"{f'N = {size:,}':>24}" for size in times))
-    for name, top, bottom, aims in rows:
-        cells = []
-        for of_size, aim in zip(times.values(), aims, strict=True):
-            cells.append(f"{of_size[top] / of_size[bottom]:.3g}" + (f" ({aim:.3g})" if aim else ""))
-        print(f"{name:<32}" + "".join(f"{cell:>24}" for cell in cells))
+def keep_freed_memory() -> bool:
+    """Tell glibc neither to map large blocks afresh nor to give freed ones back.
+
+    So every contender reuses its buffers; else a large gradient costs more in page faults than in
+    arithmetic. False where there is no glibc.
+    """
+    return _mallopt(TRIM_THRESHOLD, 2**31 - 1) and _mallopt(MMAP_THRESHOLD, 2**30)
+
+
+def give_freed_memory_back() -> bool:
+    """As glibc begins: large blocks are fresh each time. False where there is no glibc."""
+    if not (_mallopt(TRIM_THRESHOLD, 2**17) and _mallopt(MMAP_THRESHOLD, 2**17)):
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
+
+
+class Others:
+    """How much of the processors' time went to other processes since this was made."""
+
+    def __init__(self) -> None:
+        self.start = self._clocks()
+
+    @staticmethod
+    def _clocks() -> tuple[float, float, float] | None:
+        try:
+            line = Path("/proc/stat").read_text().split("\n", 1)[0]
+        except OSError:
+            return None
+        ticks = [int(field) for field in line.split()[1:9]]
+        idle = ticks[3] + ticks[4]
+        own = sum(os.times()[:4])
+        return sum(ticks) / os.sysconf("SC_CLK_TCK"), idle / os.sysconf("SC_CLK_TCK"), own
+
+    def share(self) -> float | None:
+        """In 0 ... 1, or None where the system does not tell."""
+        end = self._clocks()
+        if self.start is None or end is None or end[0] <= self.start[0]:
+            return None
+        total, idle, own = (after - before for after, before in zip(end, self.start, strict=True))
+        return max(0.0, (total - idle - own) / total)
+
+
+def page_faults(step: Step) -> int:
+    """Pages that the system had to bring in for one call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str]:
+    """What a reader has to know to make sense of the figures."""
+    found = {
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    if torch.cuda.is_available():
+        found["GPU"] = torch.cuda.get_device_name()
+    return found
