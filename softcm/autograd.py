@@ -83,7 +83,8 @@ def fused_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) ->
         if isinstance(metric, LinearFractional)
         else COMPOSITE[metric]
     )
-    loss = _FusedLoss.apply(*batch.tensors, known, rule, loss_rule, namespace)
+    # Autograd looks at each argument: those without a gradient go as one.
+    loss = _FusedLoss.apply(batch.input, batch.tensors[1:], known, rule, loss_rule, namespace)
     if together.asked:
         together.loss, together.input = loss, batch.input
     return loss
@@ -160,17 +161,13 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         input: Tensor,
-        target: Tensor,
-        threshold: Tensor,
-        weight: Tensor | None,
-        pos_weight: Tensor | None,
-        table: Tensor | None,
+        others: tuple[Tensor | None, ...],
         known: Tensor | str,
         rule: Rule,
         loss_rule: LossRule,
         namespace: str,
     ) -> Tensor:
-        batch = (input, target, threshold, weight, pos_weight, table)
+        batch = (input, *others)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
         # scaler's factor, part of grad_loss, has been applied. Nor in a graph, which is to serve
         # every size. Nor by Triton: the later multiplication costs as much as the launch it saves.
@@ -204,7 +201,8 @@ class _FusedLoss(torch.autograd.Function):
         if _is_differentiated():
             counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
             loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
-            return *_gradients(ctx, (loss,), batch, (grad_loss,)), None, None, None, None
+            (grad_input,) = torch.autograd.grad(loss, batch[:1], grad_loss, create_graph=True)
+            return grad_input, None, None, None, None, None
         if ctx.with_grad:
             grad_input = partials[0] * grad_loss
         else:
@@ -216,7 +214,7 @@ class _FusedLoss(torch.autograd.Function):
                 *ctx.rule,
                 False,
             )
-        return grad_input, None, None, None, None, None, None, None, None, None
+        return grad_input, None, None, None, None, None
 
 
 def _is_differentiated() -> bool:

@@ -166,12 +166,15 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
         if threshold.device != device:
             raise ValueError(f"threshold is on {threshold.device}, but input is on {device}")
         return threshold.unsqueeze(0) if threshold.dim() == 0 else threshold
-    if isinstance(threshold, Sequence) and not isinstance(threshold, str):
+    values: tuple[Any, ...] = (threshold,)
+    if (
+        type(threshold) is not float  # the most frequent case, and a look at an ABC takes its time
+        and isinstance(threshold, Sequence)
+        and not isinstance(threshold, str)
+    ):
         if len(threshold) == 0:
             raise ValueError("threshold must hold at least one value, got an empty sequence")
         values = tuple(threshold)
-    else:
-        values = (threshold,)
     # Plain floats, which are looked at once: a thousand of them cost more than the kernels.
     if (
         set(map(type, values)) == {float}
@@ -239,6 +242,8 @@ def check_same_device(name: str, value: Tensor, input: Tensor) -> None:
 
 
 def check_number(name: str, value: Any) -> float:
+    if type(value) is float:  # a look at an ABC takes a hundredth of a small step
+        return value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {describe(value)}")
     return float(value)

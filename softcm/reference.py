@@ -165,6 +165,8 @@ def loss(
     mean = (shares * losses).sum() / torch.where(total == 0, 1.0, total)
     # "weighted" without any positive is a ratio with denominator 0.
     mean = torch.where((total == 0) & counted.any(), empty, mean)
+    if bce_weight == 0:  # operations on scalars, which take most of a small step
+        return mean
     weight = weights.sum()
     return mean + bce_weight * counts.cross_entropy.sum() / torch.where(weight == 0, 1.0, weight)
 
