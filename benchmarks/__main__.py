@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     report.add_argument("--instructions", action="store_true", help="count them: minutes")
     report.add_argument("--output", type=Path, default=Path("benchmark_report"), help="a folder")
-    report.add_argument("--readme", action="store_true", help="print the README's table at the end")
+    report.add_argument(
+        "--readme", action="store_true", help="print the README's tables at the end"
+    )
     judge = commands.add_parser("compare", help="exit 1 where the second run is slower")
     judge.add_argument("before", type=Path)
     judge.add_argument("after", type=Path)
@@ -108,7 +110,7 @@ def report(arguments: argparse.Namespace, argv: list[str]) -> int:
     pictures = plots.draw(found, arguments.output)
     text = page.page(found, pictures)
     (arguments.output / "report.md").write_text(text, encoding="utf-8")
-    print(page.readme_table(found) if arguments.readme else arguments.output / "report.md")
+    print(page.readme_tables(found) if arguments.readme else arguments.output / "report.md")
     return 0
 
 

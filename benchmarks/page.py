@@ -213,8 +213,8 @@ def _missing(run: Run) -> Iterator[str]:
     yield from table(("contender", "why", "groups"), rows)
 
 
-def readme_table(run: Run) -> str:
-    """The few lines that the README shows."""
+def readme_tables(run: Run) -> str:
+    """The few tables that the README shows."""
     threads = run["settings"]["threads"][0]
     header = ["ratio of medians", "N", *(f"`{loss}`" for loss in COMPILED_LOSSES)]
     results = [targets.of_loss(run, loss, threads) for loss in COMPILED_LOSSES]
@@ -224,4 +224,5 @@ def readme_table(run: Run) -> str:
     ]
     where = f"{processor()}, {threads} threads, torch {run['versions']['torch']}"
     nine = ", ".join(f"`{loss}`" for loss in RANKING)
-    return "\n".join((f"{where}; {nine} at nine thresholds:", "", *table(header, rows)))
+    lines = (f"{where}; {nine} at nine thresholds:", "", *table(header, rows))
+    return "\n".join((*lines, *_thresholds(run), *_split(run)))

@@ -68,7 +68,8 @@ def _lines(
             axis.plot(*zip(*sorted(points.items()), strict=True), "o-", ms=3, label=contender)
     axis.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    if axis.lines:
+        axis.legend(fontsize=7)
     return figure
 
 
