@@ -1,6 +1,6 @@
 """Losses from the metrics of a confusion matrix, for binary and multi-label classifiers."""
 
-from . import metrics
+from . import metrics, plot
 from .accumulation import GradientAccumulation
 from .backends import available_backends
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
@@ -93,6 +93,7 @@ __all__ = [
     "kappa_loss",
     "mcc_loss",
     "metrics",
+    "plot",
     "precision_loss",
     "recall_loss",
     "soft_confusion_matrix",
