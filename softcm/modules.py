@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import inputs, losses
+from . import inputs, losses, metrics
+from .backends import REQUESTS
 from .confusion import ConfusionMatrix
 from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
@@ -37,6 +38,7 @@ class UnitInterval(torch.nn.Module):
     """
 
     def forward(self, logit: Tensor) -> Tensor:
+        inputs.check_float_tensor("threshold", logit)
         margin = torch.finfo(logit.dtype).eps
         return torch.sigmoid(logit).clamp(margin, 1 - margin)
 
@@ -53,6 +55,10 @@ class Loss(torch.nn.Module):
     module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter
     (:class:`softcm.UnitInterval` keeps it inside (0, 1)), other tensors are buffers, which are not
     saved. ``options`` and ``threshold`` may be changed between calls.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as the function does, at construction as far as the
+            options tell, and at the call.
     """
 
     function: ClassVar[Callable[..., Tensor]]
@@ -73,6 +79,18 @@ class Loss(torch.nn.Module):
         process_group: "ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
+        # A mistake is told where it was made. The call looks again, as options may change, and at
+        # what depends on the batch.
+        losses.check_options(
+            heaviside, membership, average, zero_division, bce_weight, from_logits, process_group
+        )
+        inputs.check_choice("backend", backend, REQUESTS)
+        if ignore_index is not None:
+            inputs.check_ignore_index(ignore_index)
+        if not isinstance(threshold, Tensor):
+            inputs.threshold_tensor(threshold, torch.device("cpu"))
+        if pos_weight is not None and not isinstance(pos_weight, Tensor):
+            inputs.check_pos_weight(pos_weight)
         self._set("threshold", threshold)
         self._set("pos_weight", pos_weight)
         self.options: dict[str, Any] = {
@@ -136,6 +154,7 @@ class FBetaLoss(Loss):
 
     def __init__(self, *, beta: float = 2.0, **options: Any) -> None:
         super().__init__(**options)
+        metrics.fbeta_metric(beta)
         self.options["beta"] = beta
 
 
@@ -182,6 +201,7 @@ class TverskyLoss(Loss):
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
+        metrics.tversky_metric(alpha, beta)
         self.options |= {"alpha": alpha, "beta": beta}
 
 
@@ -216,6 +236,7 @@ class CostLoss(Loss):
 
     def __init__(self, costs: Costs, **options: Any) -> None:
         super().__init__(**options)
+        metrics.cost_metric(costs)
         self.options["costs"] = costs
 
 
@@ -250,4 +271,5 @@ class ConfusionLoss(Loss):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        losses.check_metric(metric, maximize)
         self.options |= {"metric": metric, "maximize": maximize}

@@ -361,7 +361,7 @@ def _scores_and_labels(
         raise ValueError(
             f"input must not hold NaN, got {int(p.isnan().sum())} of {p.numel()} scores"
         )
-    inputs.check_unit_interval("input", p, inputs.LOGITS_HINT)
+    inputs.check_probabilities(p)
     soft = y[(y != 0) & (y != 1)]
     if soft.numel() > 0:
         raise ValueError(f"target must hold the labels 0 and 1 only, got {soft[0].item():g}")
