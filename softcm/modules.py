@@ -10,6 +10,7 @@ from torch import Tensor
 from . import inputs, losses, metrics
 from .backends import REQUESTS
 from .confusion import ConfusionMatrix
+from .diagnosis import Watch
 from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
@@ -56,12 +57,22 @@ class Loss(torch.nn.Module):
     (:class:`softcm.UnitInterval` keeps it inside (0, 1)), other tensors are buffers, which are not
     saved. ``options`` and ``threshold`` may be changed between calls.
 
+    In training, where ``input`` requires grad, it looks at every 50th batch on the CPU for the
+    signs that :func:`softcm.diagnose` describes, and issues a :class:`softcm.SoftcmWarning`, once
+    for each, when it has seen one at 8 of the last 10 looks. It does so unasked because who trains
+    into a spurious optimum sees nothing but a loss near 0.5, and has no reason to ask; a look
+    costs about half a step. In compiled code, on other devices and in GradientAccumulation there
+    is none.
+
     Raises:
         TypeError, ValueError, RuntimeError: as the function does, at construction as far as the
             options tell, and at the call.
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    threshold: Threshold
+    # Whether a batch without positives is a loss of information rather than one of many samples.
+    needs_positives: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -104,6 +115,7 @@ class Loss(torch.nn.Module):
             "backend": backend,
             "process_group": process_group,
         }
+        self._watch = Watch()
 
     def _set(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
@@ -112,7 +124,10 @@ class Loss(torch.nn.Module):
             setattr(self, name, value)
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return self.evaluate(input, target, weight, self.options["process_group"])
+        loss = self.evaluate(input, target, weight, self.options["process_group"])
+        if not torch.compiler.is_compiling() and input.requires_grad:
+            self._watch.step(self, input, target, weight)
+        return loss
 
     def evaluate(
         self, input: Tensor, target: Tensor, weight: Tensor | None, parts: Parts
@@ -162,6 +177,7 @@ class AccuracyLoss(Loss):
     """:func:`softcm.accuracy_loss` as a module."""
 
     function = staticmethod(losses.accuracy_loss)
+    needs_positives = False
 
 
 class BalancedAccuracyLoss(Loss):
@@ -186,6 +202,7 @@ class SpecificityLoss(Loss):
     """:func:`softcm.specificity_loss` as a module."""
 
     function = staticmethod(losses.specificity_loss)
+    needs_positives = False
 
 
 class JaccardLoss(Loss):
@@ -233,6 +250,7 @@ class CostLoss(Loss):
     """:func:`softcm.cost_loss` as a module."""
 
     function = staticmethod(losses.cost_loss)
+    needs_positives = False
 
     def __init__(self, costs: Costs, **options: Any) -> None:
         super().__init__(**options)
@@ -262,6 +280,7 @@ class ConfusionLoss(Loss):
     """:func:`softcm.confusion_loss` as a module."""
 
     function = staticmethod(losses.confusion_loss)
+    needs_positives = False
 
     def __init__(
         self,
