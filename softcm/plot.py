@@ -352,11 +352,11 @@ def _scores_and_labels(
     _check_one_class(input)
     batch = inputs.canonical(input.detach(), target, 0.5, None, None, ignore_index)
     labels, counted = reference.labels(batch.input, batch.target, ignore_index)
-    p, y = inputs.by_class(batch.input)[counted].double(), labels[counted].double()
+    p, y = inputs.by_class(batch.input)[counted], labels[counted].double()
     if p.numel() == 0:
         raise ValueError("target must hold a label that is not ignored, got none")
     if from_logits:
-        p = torch.sigmoid(p)
+        p = torch.sigmoid(p.double())
     if p.isnan().any():
         raise ValueError(
             f"input must not hold NaN, got {int(p.isnan().sum())} of {p.numel()} scores"
@@ -365,7 +365,7 @@ def _scores_and_labels(
     soft = y[(y != 0) & (y != 1)]
     if soft.numel() > 0:
         raise ValueError(f"target must hold the labels 0 and 1 only, got {soft[0].item():g}")
-    return p.cpu().numpy(), y.cpu().numpy()
+    return _numbers(p), _numbers(y)
 
 
 def _check_one_class(input: Tensor) -> None:
@@ -379,7 +379,7 @@ def _check_one_class(input: Tensor) -> None:
 
 def _numbers(values: Any) -> NDArray[np.float64]:
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach().double().cpu()
     return np.asarray(values, dtype=np.float64)
 
 
