@@ -1,9 +1,10 @@
 """Losses from the metrics of a confusion matrix, for binary and multi-label classifiers."""
 
-from . import metrics
+from . import metrics, plot
 from .accumulation import GradientAccumulation
 from .backends import available_backends
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
+from .diagnosis import SoftcmWarning, diagnose
 from .heaviside import Linear, Sigmoid, Table, heaviside
 from .losses import (
     accuracy_loss,
@@ -71,6 +72,7 @@ __all__ = [
     "PrecisionLoss",
     "RecallLoss",
     "Sigmoid",
+    "SoftcmWarning",
     "SpecificityLoss",
     "Table",
     "TunedThreshold",
@@ -84,6 +86,7 @@ __all__ = [
     "confusion_loss",
     "confusion_matrix",
     "cost_loss",
+    "diagnose",
     "f1_loss",
     "fbeta_loss",
     "gmean_loss",
@@ -93,6 +96,7 @@ __all__ = [
     "kappa_loss",
     "mcc_loss",
     "metrics",
+    "plot",
     "precision_loss",
     "recall_loss",
     "soft_confusion_matrix",

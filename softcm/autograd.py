@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _extension, metrics, reference, triton_ops
-from .inputs import Batch, accumulation_dtype, constant, number_of_classes
+from .inputs import Batch, accumulation_dtype, constant, number_of_classes, target_hint
 from .metrics import LinearFractional
 from .reference import Counts
 
@@ -255,6 +255,8 @@ def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:
         if "softcm: " not in message:
             raise
         text = message.split("softcm: ", 1)[1].splitlines()[0]
+    if text.startswith("target must"):  # which a forward pass says, of its first two arguments
+        text += target_hint(args[0], args[1], args[6])
     raise ValueError(text)
 
 

@@ -6,7 +6,7 @@ import os
 import torch
 
 from . import _extension
-from .inputs import check_choice
+from .inputs import check_choice, describe
 
 REQUESTS = ("auto", "native", "triton", "reference")
 # The devices for which the compiled extension holds kernels.
@@ -32,12 +32,31 @@ def available_backends(device_type: str | None = None) -> tuple[str, ...]:
 
     ``"native"`` is there if it was compiled, ``"triton"`` if Triton is installed and there is a GPU
     (or ``TRITON_INTERPRET=1`` was set before softcm was imported), ``"reference"`` always.
+
+    Raises:
+        TypeError: ``device_type`` is no string.
+        ValueError: it is no type of device that PyTorch knows.
     """
+    if device_type is not None:
+        _check_device_type(device_type)
     devices = {"cpu"} if device_type is None else {device_type}
     if device_type is None and torch.cuda.is_available():
         devices.add("cuda")
     kernels = {"native": NATIVE_DEVICES, "triton": TRITON_DEVICES}
     return *(name for name, served in kernels.items() if served & devices), "reference"
+
+
+def _check_device_type(device_type: object) -> None:
+    if not isinstance(device_type, str):
+        raise TypeError(f"device_type must be a string or None, got {describe(device_type)}")
+    try:
+        known = torch.device(device_type).type == device_type
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ValueError(
+            f"device_type must be a type of device such as 'cpu' or 'cuda', got {device_type!r}"
+        )
 
 
 def select_backend(

@@ -239,24 +239,14 @@ def plot(results: Results, title: str, path: Path) -> str:
     except ImportError:
         return f"No plot: matplotlib is not installed ({INSTALL})."
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    # Distinct to the colour-blind too (Okabe and Ito), and by their dashes in black and white.
-    styles = (("#555555", "--"), ("#0072B2", "-"), ("#D55E00", "-."))
-    for (name, scores), (colour, dashes) in zip(results.items(), styles, strict=True):
-        curves = np.stack([each.curve for each in scores])  # (seeds, thresholds)
-        mean = curves.mean(axis=0)
-        axes.plot(THRESHOLDS, mean, dashes, color=colour, linewidth=2, label=f"trained on {name}")
-        if len(curves) > 1:
-            spread = curves.std(axis=0, ddof=1)
-            low, high = mean - spread, np.minimum(mean + spread, 1)
-            axes.fill_between(THRESHOLDS, low, high, color=colour, alpha=0.15, linewidth=0)
+    curves = {
+        f"trained on {name}": np.stack([each.curve for each in scores])
+        for name, scores in results.items()
+    }
+    axes = softcm.plot.metric_curves(THRESHOLDS, curves, ax=figure.add_subplot())
     # A file name may hold a dollar sign, which is no mathematics.
     axes.set_title(title, parse_math=False, wrap=True)
-    axes.set_xlabel("decision threshold")
-    axes.set_ylabel("F1 on the test part")
-    axes.set_xlim(0, 1)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="decision threshold", ylabel="F1 on the test part")
     axes.legend(title=_statistics(results), alignment="left", frameon=False)
     try:
         figure.savefig(path, format="png", dpi=150)

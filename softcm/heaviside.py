@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -159,10 +160,15 @@ class Table:
                 f"got threshold_step={self.threshold_step}"
             )
         if not isinstance(self.thresholds, Sequence) or isinstance(self.thresholds, str):
+            hint = "; pass thresholds.tolist()" if hasattr(self.thresholds, "tolist") else ""
             raise TypeError(
-                f"thresholds must be a sequence of numbers, got {inputs.describe(self.thresholds)}"
+                "thresholds must be a sequence of numbers, "
+                f"got {inputs.describe(self.thresholds)}{hint}"
             )
-        grid = tuple(inputs.check_number("thresholds", value) for value in self.thresholds)
+        grid = tuple(
+            inputs.check_number(f"thresholds[{i}]", value)
+            for i, value in enumerate(self.thresholds)
+        )
         if not all(0.0 <= value < 1.0 for value in grid) or not grid:
             raise ValueError(f"thresholds must be numbers in [0, 1), got {grid}")
         if len(set(grid)) < len(grid):
@@ -286,10 +292,15 @@ def heaviside(
                 f"got shape {tuple(tau.shape)}"
             ) from None
     else:
+        if not isinstance(threshold, Real):
+            raise TypeError(
+                "threshold must be a number or a tensor that broadcasts against input, "
+                f"got {inputs.describe(threshold)}"
+            )
         value = inputs.check_number("threshold", threshold)
         tau = inputs.constant((value,), input.device).reshape(())
     inputs.check_threshold(tau)
-    inputs.check_unit_interval("input", input, inputs.LOGITS_HINT)
+    inputs.check_probabilities(input)
     p = input.to(inputs.accumulation_dtype(input.dtype))
     if isinstance(heaviside, Table):
         _, table = heaviside.look_up(tau.reshape(-1))

@@ -18,8 +18,11 @@ from torch import Tensor
 Threshold = float | Sequence[float] | Tensor
 FLOAT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 INDEX_DTYPES = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+_FLOATS = "float16, bfloat16, float32 or float64"
 LABEL_DTYPES = FLOAT_DTYPES | INDEX_DTYPES | {torch.bool}
 LOGITS_HINT = "; pass from_logits=True if these are logits"
+SWAPPED_HINT = "; are input and target swapped? predictions come first, labels second"
+LONGEST_SHOWN = 100  # characters of a value in a message
 
 
 class Batch(NamedTuple):
@@ -49,7 +52,7 @@ def canonical(
     empty_allowed: bool = False,
 ) -> Batch:
     """Check the tensors of a call against each other and bring them to the form of a Batch."""
-    check_float_tensor("input", input)
+    check_input(input, target)
     check_tensor("target", target)
     if input.dim() == 0 or (
         input.numel() == 0 and not (empty_allowed and number_of_classes(input) > 0)
@@ -60,14 +63,13 @@ def canonical(
     if target.dtype not in LABEL_DTYPES:
         raise TypeError(f"target must be bool, integer or floating point, got {target.dtype}")
     if target.requires_grad:
-        raise ValueError("target requires grad, but no gradient is defined for labels; detach it")
+        raise ValueError(
+            "target requires grad, but no gradient is defined for labels; detach it"
+            + ("" if input.requires_grad else SWAPPED_HINT)
+        )
     check_same_device("target", target, input)
-    if ignore_index is not None and (
-        not isinstance(ignore_index, int) or isinstance(ignore_index, bool)
-    ):
-        raise TypeError(f"ignore_index must be an int or None, got {describe(ignore_index)}")
-    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
+    if ignore_index is not None:
+        check_ignore_index(ignore_index)
 
     classes = number_of_classes(input)
     if class_indices(input, target):
@@ -76,12 +78,14 @@ def canonical(
             raise ValueError(
                 f"target of one dimension less than input {_shape(input)} must hold integer class "
                 f"indices of shape {tuple(expected)}, got {target.dtype} of shape {_shape(target)}"
+                + ("; pass target.long()" if target.shape == expected else "")
             )
     elif target.shape != input.shape:
         if classes != 1 or target.shape != _other_form(input):
             raise ValueError(
                 f"target must have the shape of input, {_shape(input)}, or hold class indices "
                 f"without its class dimension, got shape {_shape(target)}"
+                + _shape_hint(input, target)
             )
         target = target.reshape(input.shape)
     return Batch(
@@ -93,6 +97,59 @@ def canonical(
         None,
         classes,
     )
+
+
+def check_input(input: Any, target: Any = None) -> None:
+    """The type and dtype of input; where labels of target's dtype would do, it says so."""
+    check_tensor("input", input)
+    if input.dtype not in FLOAT_DTYPES:
+        swapped = isinstance(target, Tensor) and target.dtype in FLOAT_DTYPES
+        hint = SWAPPED_HINT if swapped and input.dtype in LABEL_DTYPES else ""
+        raise TypeError(f"input must be {_FLOATS}, got {input.dtype}{hint}")
+
+
+def check_ignore_index(ignore_index: Any) -> None:
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"ignore_index must be an int or None, got {describe(ignore_index)}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
+
+
+def _shape_hint(input: Tensor, target: Tensor) -> str:
+    """What makes a target of a frequent wrong shape fit, for the end of a message."""
+    n, c, *rest = (*input.shape, 1)[: max(2, input.dim())]
+    shape = _shape(target)
+    if c > 1 and shape == (n, 1, *rest):
+        return "; pass target.squeeze(1) if it holds class indices"
+    if c == 1 and shape == (n, *rest):
+        return "; pass target.unsqueeze(1)"
+    if c > 1 and rest and shape == (n, *rest, c):
+        return "; pass target.movedim(-1, 1) if its last dimension holds the classes"
+    return ""
+
+
+def target_hint(input: Tensor, target: Tensor, ignore_index: int | None) -> str:
+    """Where labels out of range most often come from, for the end of a message."""
+    input, target = plain(input), plain(target)
+    whole = bool((target == target.round()).all()) if target.is_floating_point() else True
+    if not whole:
+        return SWAPPED_HINT if bool(((input == 0) | (input == 1)).all()) else ""
+    found = target.double().unique().tolist()
+    found = [int(value) for value in found if value != ignore_index and abs(value) < math.inf]
+    indices = class_indices(input, target)
+    classes = number_of_classes(input) if indices else 2
+    wrong = [value for value in found if not 0 <= value < classes]
+    if indices and (min(found), max(found)) == (1, classes):
+        return "; class indices count from 0: pass target - 1"
+    if not indices and len(found) == 2 and wrong:
+        low, high = found
+        if low == 0 or (low, high) in ((-1, 1), (1, 2)):
+            return f"; for labels {low} and {high} pass target == {high}"
+    if len(wrong) == 1 and (wrong[0] < 0 or wrong[0] == 255):
+        return f"; pass ignore_index={wrong[0]} if it marks samples to leave out"
+    if not indices and wrong:
+        return "; class indices need an input (N, C) or (N, C, *) with a score for each class"
+    return ""
 
 
 def number_of_classes(input: Tensor) -> int:
@@ -128,8 +185,11 @@ def _weight(weight: Tensor, target: Tensor, input: Tensor) -> Tensor:
     try:
         return weight.expand(target.shape)
     except RuntimeError:
+        of_samples = (*target.shape[:1], *(1,) * (target.dim() - 1))
+        hint = f"; pass weight.reshape({of_samples})" if weight.shape == target.shape[:1] else ""
         raise ValueError(
-            f"weight must be broadcastable to target, {_shape(target)}, got shape {_shape(weight)}"
+            f"weight must be broadcastable to target, {_shape(target)}, "
+            f"got shape {_shape(weight)}{hint}"
         ) from None
 
 
@@ -140,7 +200,7 @@ def _squeezed(x: Tensor) -> tuple[int, ...]:
 
 def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tensor:
     if not isinstance(pos_weight, Tensor):
-        value = check_finite("pos_weight", pos_weight, lowest=0.0)
+        value = check_pos_weight(pos_weight)
         return constant((value,), input.device).expand(classes)
     if pos_weight.dtype not in LABEL_DTYPES:
         raise TypeError(f"pos_weight must be floating point or integer, got {pos_weight.dtype}")
@@ -154,6 +214,15 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
             f"got shape {_shape(pos_weight)}"
         )
     return pos_weight.expand(classes)
+
+
+def check_pos_weight(pos_weight: Any) -> float:
+    if not isinstance(pos_weight, Real):
+        raise TypeError(
+            "pos_weight must be a number or a tensor (C,), one for each class, "
+            f"got {describe(pos_weight)}"
+        )
+    return check_finite("pos_weight", pos_weight, lowest=0.0)
 
 
 def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
@@ -186,6 +255,11 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
 
 
 def _threshold_constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    if len(values) == 1 and not isinstance(values[0], Real):
+        raise TypeError(
+            "threshold must be a number, a sequence of numbers or a tensor () or (T,), "
+            f"got {describe(values[0])}"
+        )
     numbers = tuple(check_number("threshold", value) for value in values)
     for number in numbers:
         if not 0.0 < number < 1.0:
@@ -227,13 +301,14 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
+        hint = f"; pass torch.as_tensor({name})" if isinstance(value, (list, np.ndarray)) else ""
+        raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}{hint}")
 
 
 def check_float_tensor(name: str, value: Any) -> None:
     check_tensor(name, value)
     if value.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
+        raise TypeError(f"{name} must be {_FLOATS}, got {value.dtype}")
 
 
 def check_same_device(name: str, value: Tensor, input: Tensor) -> None:
@@ -276,12 +351,17 @@ def check_threshold(threshold: Tensor) -> None:
     )
 
 
-def check_unit_interval(name: str, x: Tensor, hint: str = "", nan_allowed: bool = True) -> None:
-    """Probabilities may be NaN, which then reaches the loss; labels may not."""
+def check_probabilities(x: Tensor) -> None:
+    """They may be NaN, which then reaches the loss."""
+    good = ~((x < 0) | (x > 1))
+    raise_unless(good, lambda: f"input must lie in [0, 1], got {_range(x)}{LOGITS_HINT}")
+
+
+def check_labels(x: Tensor, hint: Callable[[], str]) -> None:
     if x.dtype == torch.bool:
         return
-    good = ~((x < 0) | (x > 1)) if nan_allowed else (x >= 0) & (x <= 1)
-    raise_unless(good, lambda: f"{name} must lie in [0, 1], got {_range(x)}{hint}")
+    good = (x >= 0) & (x <= 1)
+    raise_unless(good, lambda: f"target must lie in [0, 1], got {_range(x)}{hint()}")
 
 
 def check_weight(name: str, x: Tensor) -> None:
@@ -317,7 +397,10 @@ def class_index_message(index: Any, classes: int) -> str:
 
 
 def describe(value: Any) -> str:
-    return f"{value!r} of type {type(value).__name__}"
+    text = repr(value)
+    if len(text) > LONGEST_SHOWN:
+        text = text[:LONGEST_SHOWN] + " ..."
+    return f"{text} of type {type(value).__name__}"
 
 
 def _range(x: Tensor) -> str:
@@ -325,6 +408,8 @@ def _range(x: Tensor) -> str:
     numbers = x[~x.isnan()]
     if numbers.numel() == 0:
         return "NaN"
+    if numbers.numel() == x.numel() and bool((numbers == numbers[0]).all()):
+        return _shortest(numbers[0])
     more = " and NaN" if numbers.numel() < x.numel() else ""
     return f"values in [{_shortest(numbers.min())}, {_shortest(numbers.max())}]{more}"
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -293,13 +293,9 @@ def confusion_loss(
     itself; ``zero_division`` within it is its own affair. The loss is ``1 - metric``, or with
     ``maximize=False`` the metric itself.
     """
+    check_metric(metric, maximize)
     if isinstance(metric, LinearFractional):
         return _loss(metric, maximize, input, target, **options)
-    if not callable(metric):
-        raise TypeError(
-            "metric must be a softcm.LinearFractional or a callable on a ConfusionMatrix, "
-            f"got {inputs.describe(metric)}"
-        )
 
     def without_zero_division(counts: tuple[Tensor, ...], _: float) -> Tensor:
         cm = ConfusionMatrix(*counts)
@@ -314,6 +310,36 @@ def confusion_loss(
         return value
 
     return _loss(without_zero_division, maximize, input, target, **options)
+
+
+def check_metric(metric: Any, maximize: Any) -> None:
+    """The arguments of :func:`confusion_loss` alone."""
+    if not callable(metric):
+        raise TypeError(
+            "metric must be a softcm.LinearFractional or a callable on a ConfusionMatrix such as "
+            f"softcm.metrics.f1, got {inputs.describe(metric)}"
+        )
+    inputs.check_bool("maximize", maximize)
+
+
+def check_options(
+    heaviside: Heaviside,
+    membership: str,
+    average: str,
+    zero_division: float,
+    bce_weight: float,
+    from_logits: bool,
+    process_group: "ProcessGroup | None",
+) -> tuple[float, float]:
+    """Check the options that are no tensors; ``zero_division`` and ``bce_weight`` as floats."""
+    check_heaviside(heaviside)
+    check_membership(membership)
+    inputs.check_choice("average", average, AVERAGES)
+    zero_division = inputs.check_number("zero_division", zero_division)
+    bce_weight = inputs.check_finite("bce_weight", bce_weight, lowest=0.0)
+    inputs.check_bool("from_logits", from_logits)
+    distributed.check_process_group(process_group)
+    return zero_division, bce_weight
 
 
 def _loss(
@@ -335,13 +361,9 @@ def _loss(
     backend: str = "auto",
     process_group: "ProcessGroup | None" = None,
 ) -> Tensor:
-    check_heaviside(heaviside)
-    check_membership(membership)
-    inputs.check_choice("average", average, AVERAGES)
-    zero_division = inputs.check_number("zero_division", zero_division)
-    bce_weight = inputs.check_finite("bce_weight", bce_weight, lowest=0.0)
-    inputs.check_bool("from_logits", from_logits)
-    distributed.check_process_group(process_group)
+    zero_division, bce_weight = check_options(
+        heaviside, membership, average, zero_division, bce_weight, from_logits, process_group
+    )
     rule = Rule(ignore_index, heaviside.kind, heaviside.parameter, membership, from_logits)
     batch, served_by = prepare(
         input, target, threshold, heaviside, weight, pos_weight, rule, backend, process_group

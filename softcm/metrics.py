@@ -29,7 +29,7 @@ def _four(name: str, values: Any) -> tuple[float, ...]:
         )
     if len(values) != 4:
         raise ValueError(f"{name} must hold four numbers in the order {COUNTS}, got {len(values)}")
-    return tuple(inputs.check_finite(name, value) for value in values)
+    return tuple(inputs.check_finite(f"{name}[{i}]", value) for i, value in enumerate(values))
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class LinearFractional:
 
     def __call__(self, cm: Any, zero_division: float = 0.0) -> Tensor:
         """The metric of a confusion matrix; ``zero_division`` where the denominator is 0."""
+        _check(cm, zero_division)
         top = sum(a * count for a, count in zip(self.numerator, cm, strict=True))
         bottom = sum(b * count for b, count in zip(self.denominator, cm, strict=True))
         return _ratio(
@@ -114,6 +115,8 @@ def cost_metric(costs: Costs) -> LinearFractional:
         unknown = sorted(set(costs) - set(COUNTS), key=str)
         if unknown:
             raise ValueError(f"costs may have the keys {COUNTS}, got also {unknown}")
+        for name, value in costs.items():
+            inputs.check_finite(f"costs[{name!r}]", value)
         costs = [costs.get(name, 0.0) for name in COUNTS]
     return LinearFractional(_four("costs", costs), (1, 1, 1, 1))
 
@@ -183,6 +186,7 @@ def mcc(cm: Any, zero_division: float = 0.0) -> Tensor:
 
     (TP TN - FP FN) / sqrt((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
     """
+    _check(cm, zero_division)
     tp, fn, fp, tn = cm
     # Roots first: the product of four counts of 1e10 would overflow float32.
     bottom = _sqrt(tp + fp) * _sqrt(tp + fn) * _sqrt(tn + fp) * _sqrt(tn + fn)
@@ -194,6 +198,7 @@ def kappa(cm: Any, zero_division: float = 0.0) -> Tensor:
 
     2 (TP TN - FN FP) / ((TP + FP) (FP + TN) + (TP + FN) (FN + TN)).
     """
+    _check(cm, zero_division)
     tp, fn, fp, tn = cm
     bottom = (tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)
     return _ratio(2 * (tp * tn - fn * fp), bottom, zero_division)
@@ -229,6 +234,19 @@ def _descending(rate: Tensor, first: float, last: float) -> Tensor:
     rate = torch.atleast_1d(rate)
     ends = rate.new_full((*rate.shape[:-1], 1), first), rate.new_full((*rate.shape[:-1], 1), last)
     return torch.cat((ends[0], rate.flip(-1), ends[1]), dim=-1)
+
+
+def _check(cm: Any, zero_division: Any) -> None:
+    counts = cm if isinstance(cm, (tuple, list)) else ()
+    if len(counts) != 4 or not all(isinstance(count, Tensor) for count in counts):
+        raise TypeError(
+            "cm must be a softcm.ConfusionMatrix or four tensors TP, FN, FP, TN, got "
+            f"{inputs.describe(cm)}; softcm.confusion_matrix(input, target) makes one"
+        )
+    if not all(count.shape == counts[0].shape for count in counts):
+        shapes = ", ".join(str(tuple(count.shape)) for count in counts)
+        raise ValueError(f"cm must hold four tensors of one shape, got shapes {shapes}")
+    inputs.check_number("zero_division", zero_division)
 
 
 def _ratio(top: Tensor, bottom: Tensor, zero_division: float) -> Tensor:

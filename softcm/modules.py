@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from . import inputs, losses
+from . import inputs, losses, metrics
+from .backends import REQUESTS
 from .confusion import ConfusionMatrix
+from .diagnosis import Watch
 from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
@@ -37,6 +39,7 @@ class UnitInterval(torch.nn.Module):
     """
 
     def forward(self, logit: Tensor) -> Tensor:
+        inputs.check_float_tensor("threshold", logit)
         margin = torch.finfo(logit.dtype).eps
         return torch.sigmoid(logit).clamp(margin, 1 - margin)
 
@@ -53,9 +56,23 @@ class Loss(torch.nn.Module):
     module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter
     (:class:`softcm.UnitInterval` keeps it inside (0, 1)), other tensors are buffers, which are not
     saved. ``options`` and ``threshold`` may be changed between calls.
+
+    In training, where ``input`` requires grad, it looks at every 50th batch on the CPU for the
+    signs that :func:`softcm.diagnose` describes, and issues a :class:`softcm.SoftcmWarning`, once
+    for each, when it has seen one at 8 of the last 10 looks. It does so unasked because who trains
+    into a spurious optimum sees nothing but a loss near 0.5, and has no reason to ask; a look
+    costs about half a step. In compiled code, on other devices and in GradientAccumulation there
+    is none.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as the function does, at construction as far as the
+            options tell, and at the call.
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    threshold: Threshold
+    # Whether a batch without positives is a loss of information rather than one of many samples.
+    needs_positives: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,6 +90,18 @@ class Loss(torch.nn.Module):
         process_group: "ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
+        # A mistake is told where it was made. The call looks again, as options may change, and at
+        # what depends on the batch.
+        losses.check_options(
+            heaviside, membership, average, zero_division, bce_weight, from_logits, process_group
+        )
+        inputs.check_choice("backend", backend, REQUESTS)
+        if ignore_index is not None:
+            inputs.check_ignore_index(ignore_index)
+        if not isinstance(threshold, Tensor):
+            inputs.threshold_tensor(threshold, torch.device("cpu"))
+        if pos_weight is not None and not isinstance(pos_weight, Tensor):
+            inputs.check_pos_weight(pos_weight)
         self._set("threshold", threshold)
         self._set("pos_weight", pos_weight)
         self.options: dict[str, Any] = {
@@ -86,6 +115,7 @@ class Loss(torch.nn.Module):
             "backend": backend,
             "process_group": process_group,
         }
+        self._watch = Watch()
 
     def _set(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
@@ -94,7 +124,10 @@ class Loss(torch.nn.Module):
             setattr(self, name, value)
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        return self.evaluate(input, target, weight, self.options["process_group"])
+        loss = self.evaluate(input, target, weight, self.options["process_group"])
+        if not torch.compiler.is_compiling() and input.requires_grad:
+            self._watch.step(self, input, target, weight)
+        return loss
 
     def evaluate(
         self, input: Tensor, target: Tensor, weight: Tensor | None, parts: Parts
@@ -136,6 +169,7 @@ class FBetaLoss(Loss):
 
     def __init__(self, *, beta: float = 2.0, **options: Any) -> None:
         super().__init__(**options)
+        metrics.fbeta_metric(beta)
         self.options["beta"] = beta
 
 
@@ -143,6 +177,7 @@ class AccuracyLoss(Loss):
     """:func:`softcm.accuracy_loss` as a module."""
 
     function = staticmethod(losses.accuracy_loss)
+    needs_positives = False
 
 
 class BalancedAccuracyLoss(Loss):
@@ -167,6 +202,7 @@ class SpecificityLoss(Loss):
     """:func:`softcm.specificity_loss` as a module."""
 
     function = staticmethod(losses.specificity_loss)
+    needs_positives = False
 
 
 class JaccardLoss(Loss):
@@ -182,6 +218,7 @@ class TverskyLoss(Loss):
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
+        metrics.tversky_metric(alpha, beta)
         self.options |= {"alpha": alpha, "beta": beta}
 
 
@@ -213,9 +250,11 @@ class CostLoss(Loss):
     """:func:`softcm.cost_loss` as a module."""
 
     function = staticmethod(losses.cost_loss)
+    needs_positives = False
 
     def __init__(self, costs: Costs, **options: Any) -> None:
         super().__init__(**options)
+        metrics.cost_metric(costs)
         self.options["costs"] = costs
 
 
@@ -241,6 +280,7 @@ class ConfusionLoss(Loss):
     """:func:`softcm.confusion_loss` as a module."""
 
     function = staticmethod(losses.confusion_loss)
+    needs_positives = False
 
     def __init__(
         self,
@@ -250,4 +290,5 @@ class ConfusionLoss(Loss):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        losses.check_metric(metric, maximize)
         self.options |= {"metric": metric, "maximize": maximize}

@@ -12,16 +12,17 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .inputs import (
-    LOGITS_HINT,
     accumulation_dtype,
     by_class,
+    check_labels,
+    check_probabilities,
     check_threshold,
-    check_unit_interval,
     check_weight,
     class_index_message,
     class_indices,
     plain,
     raise_unless,
+    target_hint,
 )
 
 
@@ -102,8 +103,8 @@ def soft_counts(
     x = by_class(input.to(dtype))  # (S, C)
     y, counted = labels(input, target, ignore_index)  # (S, C)
     if not from_logits:
-        check_unit_interval("input", torch.where(counted, x, 0.5), LOGITS_HINT)
-    check_unit_interval("target", torch.where(counted, y, 0.0), nan_allowed=False)
+        check_probabilities(torch.where(counted, x, 0.5))
+    check_labels(torch.where(counted, y, 0.0), lambda: target_hint(input, target, ignore_index))
 
     # Where a sample is not counted its values must not reach the sums, not even as 0 * NaN.
     x = torch.where(counted, x, 0.5)
@@ -183,7 +184,13 @@ def labels(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Ten
         return y, counted
     classes = input.shape[1]
     known = ~counted | ((y >= 0) & (y < classes))
-    raise_unless(known, lambda: class_index_message(plain(y)[~plain(known)][0].item(), classes))
+    raise_unless(
+        known,
+        lambda: (
+            class_index_message(plain(y)[~plain(known)][0].item(), classes)
+            + target_hint(input, target, ignore_index)
+        ),
+    )
     one_hot = y == torch.arange(classes, device=y.device)
     return one_hot, counted.expand_as(one_hot)
 

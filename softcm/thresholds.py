@@ -91,13 +91,13 @@ def tune_threshold(
         ValueError: as :func:`softcm.f1_loss`; NaN in ``input`` where it is not ignored; an unknown
             metric, or one that returns another shape; thresholds outside (0, 1); wrong digits.
     """
-    evaluate = _evaluator(metric, inputs.check_number("zero_division", zero_division))
+    evaluate = evaluator(metric, inputs.check_number("zero_division", zero_division))
     inputs.check_bool("from_logits", from_logits)
     inputs.check_bool("maximize", maximize)
     _check_digits(digits)
     rule = Rule(ignore_index, Step.kind, Step.parameter, "gated", from_logits)
     batch, served_by = prepare(input, target, 0.5, Step(), weight, pos_weight, rule, "auto")
-    grid = None if thresholds is None else _grid(thresholds, input)
+    grid = None if thresholds is None else checked_thresholds(thresholds, input)
     if grid is not None:
         batch = batch._replace(threshold=grid)
     # Without a grid this call only checks the values of the batch, where the backends do it.
@@ -133,7 +133,7 @@ def _result(found: list[tuple[float, float, int]], device: torch.device) -> Tune
     )
 
 
-def _evaluator(metric: Metric, zero_division: float) -> Callable[[ConfusionMatrix], Tensor]:
+def evaluator(metric: Metric, zero_division: float) -> Callable[[ConfusionMatrix], Tensor]:
     if isinstance(metric, str):
         inputs.check_choice("metric", metric, tuple(NAMED))
         metric = NAMED[metric]
@@ -166,7 +166,7 @@ def _check_digits(digits: int | None) -> None:
         raise ValueError(f"digits must lie in 0 ... {MOST_DIGITS}, got {digits}")
 
 
-def _grid(thresholds: Sequence[float] | Tensor, input: Tensor) -> Tensor:
+def checked_thresholds(thresholds: Sequence[float] | Tensor, input: Tensor) -> Tensor:
     """The distinct thresholds of the caller as a float64 tensor (T,)."""
     if isinstance(thresholds, Tensor):
         inputs.check_float_tensor("thresholds", thresholds)

@@ -36,15 +36,20 @@ def value_and_grad(loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
         uncompiled.
 
     Raises:
-        TypeError: ``loss`` is no callable; or as it does itself.
-        ValueError, RuntimeError: as ``loss`` does. With a ``process_group`` the gradient is the
-            process's share times their number, as there.
+        TypeError: ``loss`` is no callable, or a class; or as it does itself.
+        ValueError: ``loss`` returns something that does not depend on ``input``; or as it does
+            itself.
+        RuntimeError: as ``loss`` does. With a ``process_group`` the gradient is the process's share
+            times their number, as there.
     """
-    if not callable(loss):
-        raise TypeError(f"loss must be a callable, got {inputs.describe(loss)}")
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(
+            "loss must be a callable such as softcm.f1_loss or softcm.F1Loss(), "
+            f"got {inputs.describe(loss)}"
+        )
 
     def value_and_grad_of_loss(input: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        inputs.check_float_tensor("input", input)
+        inputs.check_input(input, args[0] if args else options.get("target"))
         leaf = input.detach().requires_grad_()
         together.asked = True
         try:
@@ -53,6 +58,11 @@ def value_and_grad(loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
             of_input, of_loss, grad = together.input, together.loss, together.grad
         finally:
             together.__dict__.clear()
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            raise ValueError(
+                "loss must return a tensor that depends on its first argument, "
+                f"got {inputs.describe(value)}"
+            )
         if grad is None or of_input is None or of_loss is not value:
             (grad,) = torch.autograd.grad(value.sum(), leaf)
         elif of_input is not leaf:  # logits of a softmax, or a function of the caller's

@@ -1,6 +1,7 @@
 """Every bad call: its exception, and a message that names the argument, what was given, and what
 is allowed."""
 
+import inspect
 import math
 from functools import partial
 
@@ -32,6 +33,8 @@ def meta(*shape):
 
 PROBABILITY = ["input", "[0, 1]", "from_logits=True"]
 MULTI_LABEL = {"input": P3, "target": Y3}
+P222 = torch.full((2, 3, 5), 0.5)
+SWAPPED = "are input and target swapped? predictions come first"
 NOT_A_MEMBER = torch.distributed.GroupMember.NON_GROUP_MEMBER
 WRONG_TYPE = (TypeError, ValueError)  # of the dtypes that decide what a shape means
 
@@ -129,6 +132,39 @@ ROWS = [
     ({"tau": 0.5}, TypeError, ["tau"]),
     ({"maximize": False}, TypeError, ["maximize"]),
     ({"metric": softcm.LinearFractional((1, 0, 0, 0), (1, 1, 0, 0))}, TypeError, ["metric"]),
+    # hints for what is seen often
+    ({"input": Y, "target": P}, TypeError, ["input", "int64", SWAPPED]),
+    ({"input": Y.bool(), "target": P}, TypeError, ["input", "bool", SWAPPED]),
+    ({"input": Y, "target": P3}, TypeError, ["input", "int64", SWAPPED]),
+    ({"input": Y.float(), "target": P * 9 - 4}, ValueError, ["target", "[0, 1]", SWAPPED]),
+    (
+        {"input": Y.float(), "target": P * 9 - 4, "from_logits": True},
+        ValueError,
+        ["target", "[0, 1]", SWAPPED],
+    ),
+    (
+        {"input": Y.float(), "target": P.clone().requires_grad_()},
+        ValueError,
+        ["target", "requires grad", "detach", SWAPPED],
+    ),
+    ({"input": P.numpy()}, TypeError, ["input", "ndarray", "torch.as_tensor(input)"]),
+    ({"target": [0] * 60}, TypeError, ["target", " ... of type list", "torch.as_tensor(target)"]),
+    ({"target": 2 * Y - 1}, ValueError, ["target", "-1", "1", "target == 1"]),
+    ({"target": Y + 1.0}, ValueError, ["target", "labels 1 and 2", "target == 2"]),
+    ({"target": (Y * 255).byte()}, ValueError, ["target", "255", "target == 255"]),
+    ({"target": torch.tensor([0, 1, -100, 1])}, ValueError, ["-100", "ignore_index=-100"]),
+    ({"target": torch.tensor([0, 0, -1, -1])}, ValueError, ["-1", "ignore_index=-1"]),
+    ({"target": torch.tensor([0, 1, 255, 1])}, ValueError, ["255", "ignore_index=255"]),
+    ({"target": torch.tensor([0, 1, 2, 3])}, ValueError, ["3", "class indices", "(N, C)"]),
+    (classes(1, 3), ValueError, ["target", "0 ... 2", "target - 1"]),
+    (classes(1, -100), ValueError, ["target", "-100", "ignore_index=-100"]),
+    ({"input": P3, "target": Y3[:, :1]}, ValueError, ["(2, 1)", "target.squeeze(1)"]),
+    ({"input": P3[:, None], "target": Y3}, ValueError, ["(2, 3)", "target.unsqueeze(1)"]),
+    ({"input": P222, "target": torch.zeros(2, 5, 3)}, ValueError, ["(2, 5, 3)", "movedim(-1, 1)"]),
+    ({"input": P3, "target": floats(0.0, 1.0)}, WRONG_TYPE, ["float32", "target.long()"]),
+    ({"threshold": P.numpy()}, TypeError, ["threshold", "sequence", "ndarray"]),
+    ({"pos_weight": [1.0]}, TypeError, ["pos_weight", "tensor (C,)", "list"]),
+    ({**MULTI_LABEL, "weight": torch.ones(2)}, ValueError, ["weight", "weight.reshape((2, 1))"]),
     # weight
     ({"weight": 2.0}, TypeError, ["weight", "Tensor", "2.0"]),
     ({"weight": [1.0] * 4}, TypeError, ["weight", "Tensor", "list"]),
@@ -285,6 +321,300 @@ SPECIFIC = [
 @pytest.mark.parametrize(("call", "error", "words"), SPECIFIC)
 def test_bad_option_of_one_loss(call, error, words, backend):
     expect_error(error, words, call, input=P, target=Y, backend=backend)
+
+
+def module_of(name):
+    """A loss module with what it cannot do without."""
+    arguments = {"CostLoss": ((0, 1, 1, 0),), "ConfusionLoss": (softcm.metrics.f1,)}
+    return partial(getattr(softcm, name), *arguments.get(name, ()))
+
+
+@pytest.mark.parametrize("name", [n for n in dir(softcm) if n.endswith("Loss")])
+def test_modules_check_their_options_at_construction(name):
+    for changed, error, words in [
+        ({"threshold": 1.5}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+        ({"threshold": [0.5, None]}, TypeError, ["threshold", "number", "None"]),
+        ({"heaviside": "linear"}, TypeError, ["heaviside", "softcm.Linear", "'linear'"]),
+        ({"membership": "hard"}, ValueError, ["membership", "'soft', 'gated'", "'hard'"]),
+        ({"average": "mean"}, ValueError, ["average", "'macro', 'micro'", "'mean'"]),
+        ({"zero_division": "warn"}, TypeError, ["zero_division", "number", "'warn'"]),
+        ({"bce_weight": -1.0}, ValueError, ["bce_weight", ">= 0", "-1"]),
+        ({"from_logits": 1}, TypeError, ["from_logits", "True or False", "1"]),
+        ({"ignore_index": 1.5}, TypeError, ["ignore_index", "int", "1.5"]),
+        ({"ignore_index": 2**63}, ValueError, ["ignore_index", "64 bits", str(2**63)]),
+        ({"pos_weight": -1.0}, ValueError, ["pos_weight", ">= 0", "-1"]),
+        ({"pos_weight": [1.0]}, TypeError, ["pos_weight", "tensor (C,)", "[1.0]"]),
+        ({"backend": "cuda"}, ValueError, ["backend", "'auto'", "'cuda'"]),
+        ({"process_group": "gloo"}, TypeError, ["process_group", "group.WORLD", "'gloo'"]),
+        ({"gamma": 2}, TypeError, ["gamma"]),
+        ({"weight": P}, TypeError, ["weight"]),  # which goes into the call
+    ]:
+        expect_error(error, words, module_of(name), **changed)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(softcm) if n.endswith("Loss")])
+def test_modules_check_their_call(name):
+    loss = module_of(name)()
+    for arguments, error, words in [
+        ((Y, P), TypeError, ["input", "int64", SWAPPED]),
+        ((P * 3, Y), ValueError, [*PROBABILITY, "2.1"]),
+        ((P, Y[:3]), ValueError, ["target", "(4,)", "(3,)"]),
+        ((P, Y, -P), ValueError, ["weight", ">= 0", "-0.1"]),
+    ]:
+        expect_error(error, words, partial(loss, *arguments))
+    loss.options["membership"] = "hard"
+    expect_error(ValueError, ["membership", "'hard'"], partial(loss, P, Y))
+
+
+OF_MODULES = [
+    (partial(softcm.FBetaLoss, beta=-1), ValueError, ["beta", ">= 0", "-1"]),
+    (partial(softcm.TverskyLoss, alpha=NAN), ValueError, ["alpha", "finite", "nan"]),
+    (partial(softcm.CostLoss, {"miss": 1}), ValueError, [*COSTS, "miss"]),
+    (partial(softcm.CostLoss, {"fn": "5"}), TypeError, ["costs['fn']", "number", "'5'"]),
+    (partial(softcm.ConfusionLoss, "f1"), TypeError, ["metric", "softcm.metrics.f1", "'f1'"]),
+    (
+        partial(softcm.ConfusionLoss, softcm.metrics.f1, maximize="no"),
+        TypeError,
+        ["maximize", "True or False", "'no'"],
+    ),
+]  # fmt: skip
+CM = softcm.confusion_matrix(P, Y)
+# Each takes a confusion matrix first, and the functions without arguments of their own no other.
+OF_METRICS = {
+    **{
+        name: getattr(softcm.metrics, name)
+        for name in (
+            *("accuracy", "precision", "recall", "specificity", "fbeta", "f1", "jaccard"),
+            *("tversky", "balanced_accuracy", "informedness", "gmean", "mcc", "kappa"),
+            *("auroc", "auprc"),
+        )
+    },
+    "cost": partial(softcm.metrics.cost, costs=(0, 1, 1, 0)),
+    "LinearFractional": softcm.LinearFractional((1, 0, 0, 0), (1, 1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("name", OF_METRICS)
+def test_bad_argument_of_a_metric(name):
+    metric = OF_METRICS[name]
+    for cm, error, words in [
+        (P, TypeError, ["cm", "ConfusionMatrix", "Tensor", "softcm.confusion_matrix(input"]),
+        (None, TypeError, ["cm", "ConfusionMatrix", "None"]),
+        ((P, P, P), TypeError, ["cm", "four tensors", "tuple"]),
+        ((1, 2, 3, 4), TypeError, ["cm", "four tensors", "(1, 2, 3, 4)"]),
+        ((P, P, P[:3], P), ValueError, ["cm", "one shape", "(4,), (4,), (3,), (4,)"]),
+    ]:
+        expect_error(error, words, partial(metric, cm))
+    expect_error(TypeError, ["zero_division", "'warn'"], partial(metric, CM, zero_division="warn"))
+
+
+def of(function, *rows):
+    """Rows of (positional arguments, keywords, exception, words) as calls."""
+    return [
+        (partial(function, *args, **kwargs), error, words) for args, kwargs, error, words in rows
+    ]
+
+
+def after(method, *arguments):
+    """A call of a method of a fresh GradientAccumulation, by its name."""
+    return getattr(softcm.GradientAccumulation(softcm.F1Loss()), method)(*arguments)
+
+
+def counted_twice():
+    accumulation = softcm.GradientAccumulation(softcm.F1Loss())
+    accumulation.count(P, Y)
+    accumulation.loss(P, Y)
+    accumulation.count(P, Y)
+
+
+FOUR = "'tp', 'fn', 'fp', 'tn'"
+REST = [
+    *of(
+        softcm.LinearFractional,
+        (((1, 0, 0), (1, 1, 1, 1)), {}, ValueError, ["numerator", FOUR, "3"]),
+        ((5, (1, 1, 1, 1)), {}, TypeError, ["numerator", FOUR, "5"]),
+        ((P, (1, 1, 1, 1)), {}, TypeError, ["numerator", FOUR, "Tensor"]),
+        (((1, 0, 0, 0), (1, 1, 1, "x")), {}, TypeError, ["denominator[3]", "number", "'x'"]),
+        (((1, NAN, 0, 0), (1, 1, 1, 1)), {}, ValueError, ["numerator[1]", "finite", "nan"]),
+        (((1, 0, 0, 0), (1, 1, 1, 1), "a"), {}, TypeError, ["numerator_constant", "number", "'a'"]),
+        (((1, 0, 0, 0), (1, 1, 1, 1), 0, INF), {}, ValueError, ["denominator_constant", "inf"]),
+    ),
+    *of(softcm.metrics.fbeta, ((CM, -1), {}, ValueError, ["beta", ">= 0", "-1"])),
+    *of(softcm.metrics.tversky, ((CM, "a"), {}, TypeError, ["alpha", "number", "'a'"])),
+    *of(
+        softcm.metrics.cost,
+        ((CM, {"miss": 1}), {}, ValueError, ["costs", FOUR, "miss"]),
+        ((CM, (0, 1, "5", 0)), {}, TypeError, ["costs[2]", "number", "'5'"]),
+    ),
+    *of(
+        softcm.Table,
+        (("linear",), {}, TypeError, ["approximation", "softcm.Linear", "'linear'"]),
+        ((), {"decimals": 5}, ValueError, ["decimals", "1 ... 4", "5"]),
+        ((), {"decimals": 2.0}, TypeError, ["decimals", "int", "2.0"]),
+        ((), {"thresholds": (0.1, 1.0)}, ValueError, ["thresholds", "[0, 1)", "1.0"]),
+        ((), {"thresholds": ()}, ValueError, ["thresholds", "[0, 1)", "()"]),
+        ((), {"thresholds": (0.1, 0.1)}, ValueError, ["thresholds", "distinct", "(0.1, 0.1)"]),
+        ((), {"thresholds": (0.1, "a")}, TypeError, ["thresholds[1]", "number", "'a'"]),
+        ((), {"thresholds": 0.1}, TypeError, ["thresholds", "sequence", "0.1"]),
+        ((), {"thresholds": P}, TypeError, ["thresholds", "Tensor", "thresholds.tolist()"]),
+        ((), {"threshold_step": 0.3}, ValueError, ["threshold_step", "1 / n", "0.3"]),
+        (
+            (),
+            {"threshold_step": 0.1, "thresholds": (0.1,)},
+            ValueError,
+            ["thresholds", "threshold_step", "both"],
+        ),
+        ((), {"dtype": torch.int8}, ValueError, ["dtype", "torch.uint8", "torch.int8"]),
+    ),
+    *of(
+        softcm.tune_threshold,
+        ((Y, P), {}, TypeError, ["input", "int64", SWAPPED]),
+        ((P * 9 - 4, Y), {}, ValueError, [*PROBABILITY, "-3.1"]),
+        ((P, Y, "auc"), {}, ValueError, ["metric", "'f1'", "'auc'"]),
+        ((P, Y, 3), {}, TypeError, ["metric", "callable", "3"]),
+        ((P, Y, lambda cm: 0.5), {}, ValueError, ["metric", "shape of the counts", "0.5"]),
+        ((P, Y), {"thresholds": 0.5}, TypeError, ["thresholds", "sequence", "0.5"]),
+        ((P, Y), {"thresholds": (0.5, 1.0)}, ValueError, ["thresholds", "(0, 1)", "1.0"]),
+        ((P, Y), {"thresholds": []}, ValueError, ["thresholds", "T >= 1", "(0,)"]),
+        ((P, Y), {"digits": 2.0}, TypeError, ["digits", "int", "2.0"]),
+        ((P, Y), {"digits": 99}, ValueError, ["digits", "0 ... 15", "99"]),
+        ((P, Y), {"maximize": 1}, TypeError, ["maximize", "True or False", "1"]),
+        ((P, Y), {"zero_division": "x"}, TypeError, ["zero_division", "number", "'x'"]),
+        ((floats(0.1, NAN, 0.2, 0.3), Y), {}, ValueError, ["input", "NaN", "1 of 4"]),
+    ),
+    *of(
+        softcm.value_and_grad,
+        (("f1",), {}, TypeError, ["loss", "softcm.f1_loss", "'f1'"]),
+        ((softcm.F1Loss,), {}, TypeError, ["loss", "softcm.F1Loss()", "type"]),
+    ),
+    *of(softcm.value_and_grad(softcm.f1_loss), ((Y, P), {}, TypeError, ["input", SWAPPED])),
+    *of(
+        softcm.value_and_grad(lambda input, target: 0.5),
+        ((P, Y), {}, ValueError, ["loss", "depends on its first argument", "0.5"]),
+    ),
+    *of(
+        softcm.value_and_grad(lambda input, target: target.sum()),
+        ((P, Y), {}, ValueError, ["loss", "depends on its first argument", "tensor(2)"]),
+    ),
+    *of(
+        softcm.GradientAccumulation,
+        ((softcm.f1_loss,), {}, TypeError, ["loss", "softcm.F1Loss()", "function"]),
+        ((softcm.F1Loss,), {}, TypeError, ["loss", "softcm.F1Loss()", "type"]),
+    ),
+    *of(
+        after,
+        (("loss", P, Y), {}, RuntimeError, ["loss", "before count"]),
+        (("count", Y, P), {}, TypeError, ["input", SWAPPED]),
+    ),
+    *of(counted_twice, ((), {}, RuntimeError, ["count", "after loss", "for each batch"])),
+    *of(softcm.UnitInterval(), ((0.3,), {}, TypeError, ["threshold", "Tensor", "0.3"])),
+    *of(softcm.UnitInterval(), ((Y,), {}, TypeError, ["threshold", "float32", "int64"])),
+    *of(
+        softcm.UnitInterval().right_inverse,
+        ((floats(1.5),), {}, ValueError, ["threshold", "(0, 1)", "got 1.5"]),
+        ((0.5,), {}, TypeError, ["threshold", "Tensor", "0.5"]),
+        ((Y,), {}, TypeError, ["threshold", "float32", "int64"]),
+    ),
+    *of(
+        softcm.available_backends,
+        ((3,), {}, TypeError, ["device_type", "string", "3"]),
+        (("gpu",), {}, ValueError, ["device_type", "'cuda'", "'gpu'"]),
+        (("cuda:0",), {}, ValueError, ["device_type", "'cuda'", "'cuda:0'"]),
+    ),
+    *of(
+        softcm.diagnose,
+        ((Y, P), {}, TypeError, ["input", "int64", SWAPPED]),
+        ((P * 3, Y), {}, ValueError, [*PROBABILITY, "2.1"]),
+        ((P, Y), {"threshold": 1.5}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+        ((P, Y), {"threshold": floats(1.5)}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+        ((P, Y), {"threshold": None}, TypeError, ["threshold", "number", "None"]),
+        ((P, Y), {"membership": "hard"}, ValueError, ["membership", "'soft', 'gated'", "'hard'"]),
+        ((P, Y), {"from_logits": 1}, TypeError, ["from_logits", "True or False", "1"]),
+        ((P, Y), {"weight": -P}, ValueError, ["weight", ">= 0", "-0.1"]),
+        ((P, Y), {"ignore_index": "x"}, TypeError, ["ignore_index", "int", "'x'"]),
+    ),
+    *[
+        row
+        for draw in (
+            softcm.plot.metric_by_threshold,
+            softcm.plot.confusion_matrices,
+            softcm.plot.reliability_diagram,
+        )
+        for row in of(
+            draw,
+            (([0.2], Y), {}, TypeError, ["input", "Tensor", "torch.as_tensor(input)"]),
+            ((P3, Y3), {}, ValueError, ["input", "one class", "(2, 3)", "input[:, 0]"]),
+            ((Y, P), {}, TypeError, ["input", "int64", SWAPPED]),
+            ((P * 3, Y), {}, ValueError, [*PROBABILITY, "2.1"]),
+            ((P, Y[:3]), {}, ValueError, ["target", "(4,)", "(3,)"]),
+            ((P, Y), {"from_logits": 1}, TypeError, ["from_logits", "True or False", "1"]),
+        )
+    ],
+    *of(
+        softcm.plot.metric_by_threshold,
+        ((P, Y), {"metric": "auc"}, ValueError, ["metric", "'f1'", "'auc'"]),
+        ((P, Y), {"thresholds": 0.5}, TypeError, ["thresholds", "sequence", "0.5"]),
+        ((P, Y), {"thresholds": (0.5, 1.5)}, ValueError, ["thresholds", "(0, 1)", "1.5"]),
+        ((P, Y), {"zero_division": None}, TypeError, ["zero_division", "number", "None"]),
+        ((P, Y), {"membership": "hard"}, ValueError, ["membership", "'hard'"]),
+        ((P, Y), {"heaviside": 3}, TypeError, ["heaviside", "softcm.Linear", "3"]),
+        ((P, Y), {"heaviside": softcm.Table()}, ValueError, ["threshold", "table's", "0.01"]),
+    ),
+    *of(
+        softcm.plot.confusion_matrices,
+        ((P, Y), {"threshold": (0.2, 0.5)}, ValueError, ["threshold", "single", "(0.2, 0.5)"]),
+        ((P, Y), {"threshold": 1.5}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+    ),
+    *of(
+        softcm.plot.reliability_diagram,
+        ((P, Y), {"bins": 0}, ValueError, ["bins", ">= 1", "0"]),
+        ((P, Y), {"bins": 2.5}, TypeError, ["bins", "int", "2.5"]),
+        ((P, Y), {"strategy": "log"}, ValueError, ["strategy", "'uniform'", "'log'"]),
+        ((P, P), {}, ValueError, ["target", "0 and 1 only", "0.2"]),
+        ((P, Y * 0 - 1), {"ignore_index": -1}, ValueError, ["target", "not ignored", "none"]),
+        ((floats(NAN, 0.1, 0.2, 0.3), Y), {}, ValueError, ["input", "NaN", "1 of 4"]),
+    ),
+    *of(
+        softcm.plot.metric_curves,
+        (((0.1, 0.2), P), {}, TypeError, ["curves", "name", "Tensor"]),
+        (((0.1, 0.2), {"a": P}), {}, ValueError, ["curves['a']", "T = 2", "(4,)"]),
+        (((0.1, 0.2), {"a": P3[:0, :2]}), {}, ValueError, ["curves['a']", "(0, 2)"]),
+    ),
+    *[
+        row
+        for draw in (softcm.plot.approximations, softcm.plot.derivatives)
+        for row in of(
+            draw,
+            (("linear",), {}, TypeError, ["heaviside", "softcm.Linear", "'linear'"]),
+            (([],), {}, ValueError, ["heaviside", "at least one", "[]"]),
+            ((), {"threshold": 1.5}, ValueError, ["threshold", "(0, 1)", "1.5"]),
+            ((), {"threshold": "0.5"}, TypeError, ["threshold", "number", "'0.5'"]),
+            ((), {"threshold": ()}, ValueError, ["threshold", "at least one", "()"]),
+        )
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [*OF_MODULES, *REST])
+def test_bad_argument_elsewhere(call, error, words):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    pytest.importorskip("sklearn", reason="the reliability diagram needs scikit-learn")
+    expect_error(error, words, call)
+
+
+def test_every_public_name_is_in_a_table():
+    called = [call.func for call, _, _ in (*OTHERS, *REST)]
+    tested = {getattr(f, "__name__", type(f).__name__) for f in called}
+    tested |= {*CALLS, *OF_METRICS, "metrics", "plot"}
+    # Losses and their modules have tests of their own; the others take no arguments to be wrong.
+    others = {"ConfusionMatrix", "TunedThreshold", "SoftcmWarning"}
+    names = {name for name in softcm.__all__ if not name.lower().endswith("loss")} - others
+    for module in (softcm.plot, softcm.metrics):
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__ and not name.startswith("_"):
+                names.add(name)
+    makers = {"cost_metric", "fbeta_metric", "tversky_metric"}  # by cost, fbeta and tversky
+    assert names - makers - tested == set()
 
 
 OTHERS = [
