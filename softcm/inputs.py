@@ -142,6 +142,7 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
     if not isinstance(pos_weight, Tensor):
         value = check_finite("pos_weight", pos_weight, lowest=0.0)
         return constant((value,), input.device).expand(classes)
+    check_tensor("pos_weight", pos_weight)
     if pos_weight.dtype not in LABEL_DTYPES:
         raise TypeError(f"pos_weight must be floating point or integer, got {pos_weight.dtype}")
     if pos_weight.requires_grad:
@@ -153,12 +154,15 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
             f"pos_weight must be a number or a tensor of shape ({classes},), one for each class, "
             f"got shape {_shape(pos_weight)}"
         )
-    return pos_weight.expand(classes)
+    # The kernels read floating point only.
+    floating = pos_weight if pos_weight.is_floating_point() else pos_weight.double()
+    return floating.expand(classes)
 
 
 def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
     """The thresholds as a tensor (T,); a tensor stays itself, so that it can receive a gradient."""
     if isinstance(threshold, Tensor):
+        check_tensor("threshold", threshold)
         if threshold.dtype not in FLOAT_DTYPES:
             raise TypeError(f"threshold must be floating point, got {threshold.dtype}")
         if threshold.dim() > 1 or threshold.numel() == 0:
@@ -225,6 +229,10 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
+    # Memory with strides is what every backend reads.
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor (layout torch.strided), got {kind}")
 
 
 def check_float_tensor(name: str, value: Any) -> None:
