@@ -54,6 +54,15 @@ Operand operand(const Tensor& given, bool has_classes) {
   return {t, t.scalar_type(), {t.stride(0), has_classes ? t.stride(1) : 0, *stride_l}};
 }
 
+// Whether t has the sizes of like, but for a dimension that it leaves out (-1: none).
+bool has_sizes_of(const Tensor& like, const Tensor& t, int64_t without = -1) {
+  if (t.dim() != like.dim() - (without < 0 ? 0 : 1)) return false;
+  for (int64_t d = 0, own = 0; d < like.dim(); ++d) {
+    if (d != without && t.size(own++) != like.size(d)) return false;
+  }
+  return true;
+}
+
 int64_t product(const Tensor& t, int64_t first) {
   int64_t product = 1;
   for (int64_t d = first; d < t.dim(); ++d) product *= t.size(d);
@@ -190,11 +199,14 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
   const int64_t n = input.size(0), classes = has_classes ? input.size(1) : 1;
   const int64_t inner = product(input, 2);
   const bool class_indices = classes > 1 && target.dim() == input.dim() - 1;
-  const bool target_has_classes = target.dim() > 1 && !class_indices;
+  const bool target_has_classes = has_classes && !class_indices;
   STD_TORCH_CHECK(
-      target.size(0) == n && product(target, target_has_classes ? 2 : 1) == inner &&
-          (class_indices || (target_has_classes ? target.size(1) : 1) == classes),
+      has_sizes_of(input, target, class_indices ? 1 : -1),
       "softcm: target must have the shape of input, or that without the class dimension");
+  STD_TORCH_CHECK(target.is_cpu() == input.is_cpu() &&
+                      (!weight || weight->is_cpu() == input.is_cpu()) &&
+                      (!table || table->is_cpu() == input.is_cpu()),
+                  "softcm: input, target, weight and table must be on one device");
   STD_TORCH_CHECK(!class_indices || is_index(target.scalar_type()),
                   "softcm: target must hold integer class indices");
   STD_TORCH_CHECK(threshold.dim() == 1 && threshold.numel() > 0,
@@ -221,8 +233,7 @@ Problem make_problem(const Tensor& input, const Tensor& target, const Tensor& th
   if (input.is_cpu()) read_values(problem, threshold, pos_weight);
   if (weight) {
     STD_TORCH_CHECK(is_label(weight->scalar_type()), "softcm: weight must be real");
-    STD_TORCH_CHECK(weight->dim() == target.dim() && weight->numel() == target.numel(),
-                    "softcm: weight must have the shape of target");
+    STD_TORCH_CHECK(has_sizes_of(target, *weight), "softcm: weight must have the shape of target");
     problem.weight = operand(*weight, target_has_classes);
   }
   if (pos_weight) {
@@ -256,13 +267,14 @@ void check_gradients(const Problem& problem, int64_t thresholds, const Tensor& g
 }
 
 Rows rows_of(const Tensor& logits, const Tensor& like) {
-  STD_TORCH_CHECK(logits.dim() > 1 && logits.size(1) > 1,
-                  "softcm: logits must have two classes or more");
+  STD_TORCH_CHECK(logits.dim() > 1 && logits.size(1) > 1 && logits.numel() > 0,
+                  "softcm: logits must have two classes or more, and one sample");
   STD_TORCH_CHECK(
       logits.scalar_type() == ScalarType::Float || logits.scalar_type() == ScalarType::Double,
       "softcm: logits must be float32 or float64");
-  STD_TORCH_CHECK(like.numel() == logits.numel() && like.scalar_type() == logits.scalar_type(),
-                  "softcm: gradient and logits must have the same shape and dtype");
+  STD_TORCH_CHECK(has_sizes_of(logits, like) && like.scalar_type() == logits.scalar_type() &&
+                      like.is_cpu() == logits.is_cpu(),
+                  "softcm: gradient, logits and output must have one shape, dtype and device");
   return {logits.size(0), logits.size(1), logits.numel() / (logits.size(0) * logits.size(1))};
 }
 

@@ -202,6 +202,7 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
     if not isinstance(pos_weight, Tensor):
         value = check_pos_weight(pos_weight)
         return constant((value,), input.device).expand(classes)
+    check_tensor("pos_weight", pos_weight)
     if pos_weight.dtype not in LABEL_DTYPES:
         raise TypeError(f"pos_weight must be floating point or integer, got {pos_weight.dtype}")
     if pos_weight.requires_grad:
@@ -213,7 +214,9 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
             f"pos_weight must be a number or a tensor of shape ({classes},), one for each class, "
             f"got shape {_shape(pos_weight)}"
         )
-    return pos_weight.expand(classes)
+    # The kernels read floating point only.
+    floating = pos_weight if pos_weight.is_floating_point() else pos_weight.double()
+    return floating.expand(classes)
 
 
 def check_pos_weight(pos_weight: Any) -> float:
@@ -228,6 +231,7 @@ def check_pos_weight(pos_weight: Any) -> float:
 def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
     """The thresholds as a tensor (T,); a tensor stays itself, so that it can receive a gradient."""
     if isinstance(threshold, Tensor):
+        check_tensor("threshold", threshold)
         if threshold.dtype not in FLOAT_DTYPES:
             raise TypeError(f"threshold must be floating point, got {threshold.dtype}")
         if threshold.dim() > 1 or threshold.numel() == 0:
@@ -303,6 +307,10 @@ def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         hint = f"; pass torch.as_tensor({name})" if isinstance(value, (list, np.ndarray)) else ""
         raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}{hint}")
+    # Memory with strides is what every backend reads.
+    if value.layout is not torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor (layout torch.strided), got {kind}")
 
 
 def check_float_tensor(name: str, value: Any) -> None:

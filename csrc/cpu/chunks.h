@@ -2,11 +2,10 @@
 // the number of threads, so that sums come out the same for every number of threads.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstdint>
 
+#include "parallel.h"
 #include "samples.h"
 
 namespace softcm {
@@ -51,7 +50,7 @@ class Chunks {
     constexpr int64_t kElements = 1 << 14;
     const int64_t of_chunk = std::min(size_, samples_) * std::min(classes_, kTile);
     const int64_t grain = std::max<int64_t>(1, kElements / of_chunk);
-    torch::stable::parallel_for(0, count(), grain, [&](int64_t first, int64_t last) {
+    for_parts(count(), grain, [&](int64_t first, int64_t last) {
       for (int64_t index = first; index < last; ++index) f((*this)[index]);
     });
   }

@@ -5,7 +5,6 @@
 // Nothing here loses digits where a probability is close to 0 or to 1: of a class other than the
 // top one p <= 1/2, so that 1 - p is harmless, and the top one has a sum of its own.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <cmath>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "../elementary.h"
+#include "parallel.h"
 #include "samples.h"
 #include "vectorize.h"
 
@@ -142,7 +142,7 @@ template <class F>
 void for_samples(const Rows& rows, const F& f) {
   constexpr int64_t kGrain = 4096;  // elements that are worth a task
   const int64_t grain = std::max<int64_t>(1, kGrain / rows.classes);
-  torch::stable::parallel_for(0, rows.n * rows.stride, grain, [&](int64_t first, int64_t last) {
+  for_parts(rows.n * rows.stride, grain, [&](int64_t first, int64_t last) {
     f([&](const auto& body) {
       for (int64_t s = first; s < last; ++s) {
         body(s / rows.stride * rows.classes * rows.stride + s % rows.stride);
@@ -195,6 +195,7 @@ Tensor one_vs_rest_logits(const Tensor& input) {
 
 Tensor one_vs_rest_logits_backward(const Tensor& grad_output, const Tensor& input,
                                    const Tensor& output) {
+  rows_of(input, output);
   const Rows rows = rows_of(input, grad_output);
   const Tensor g = to_contiguous(grad_output), z = to_contiguous(input), y = to_contiguous(output);
   Tensor grad = empty_contiguous_like(z);

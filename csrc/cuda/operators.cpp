@@ -267,6 +267,7 @@ Tensor one_vs_rest_logits(const Tensor& input) {
 Tensor one_vs_rest_logits_backward(const Tensor& grad_output, const Tensor& input,
                                    const Tensor& output) {
   const OnDevice device(input);
+  rows_of(input, output);
   const Rows rows = rows_of(input, grad_output);
   const Tensor g = to_contiguous(grad_output), z = to_contiguous(input), y = to_contiguous(output);
   Tensor grad = empty_contiguous_like(z);
