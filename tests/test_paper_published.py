@@ -7,30 +7,30 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.paper import published  # noqa: E402
+from benchmarks.paper import published
 
 
 @pytest.mark.parametrize(
     ("table", "dataset", "loss", "metric", "cell"),
     [
-        ("1", "cocktailparty", "f1-linear", "f1", (0.77, 0.02)),
+        ("1", "cocktailparty", "f1_linear", "f1", (0.77, 0.02)),
         ("1", "adult", "bce", "accuracy", (0.75, 0.09)),
-        ("1", "mammography", "f1-linear", "f1", (0.73, 0.05)),
-        ("1", "kaggle", "f1-linear", "f1", (0.82, 0.03)),
-        ("1", "kaggle", "wmw", "auroc", (0.75, 0.18)),
+        ("1", "mammography", "f1_linear", "f1", (0.73, 0.05)),
+        ("1", "kaggle", "f1_linear", "f1", (0.82, 0.03)),
+        ("1", "kaggle", "auroc_wmw", "auroc", (0.75, 0.18)),
         ("2", "mammography", "f3_sigmoid", "recall", (0.794, 0.06)),
-        ("3", "cifar-frog", "f1-sigmoid", "f1", (0.740, 0.01)),
-        ("S1", "synthetic5", "f1-sigmoid", "f1@2048", (0.34, 0.18)),
-        ("S2", "mammography", "none", "f1-difference@128", (0.041, 0.23)),
-        ("S3", "adult", "svm-roc", "accuracy", (0.32, None)),
-        ("S4", "mammography", "f1-sigmoid", "accuracy-maximizers", (4, None)),
-        ("S5", "kaggle", "none", "weight-positive", (290.25, None)),
-        ("S6", "kaggle", "f1-linear", "f1", (0.79, 0.03)),
-        ("S7", "adult", "none", "oversampled-rows", (39564, None)),
-        ("S8", "mammography", "acc-sigmoid", "f1", (0.55, 0.08)),
-        ("S9", "cifar-transportation", "dice-sigmoid", "accuracy", (0.546, 0.04)),
+        ("3", "cifar10_frog", "f1_sigmoid", "f1", (0.740, 0.01)),
+        ("S1", "synthetic_5", "f1_sigmoid", "f1@2048", (0.34, 0.18)),
+        ("S2", "mammography", "none", "f1_difference@128", (0.041, 0.23)),
+        ("S3", "adult", "svm_auroc", "accuracy", (0.32, None)),
+        ("S4", "mammography", "f1_sigmoid", "accuracy_maximizers", (4, None)),
+        ("S5", "kaggle", "none", "weight_positive", (290.25, None)),
+        ("S6", "kaggle", "f1_linear", "f1", (0.79, 0.03)),
+        ("S7", "adult", "none", "oversampled_rows", (39564, None)),
+        ("S8", "mammography", "accuracy_sigmoid", "f1", (0.55, 0.08)),
+        ("S9", "cifar10_transportation", "dice_sigmoid", "accuracy", (0.546, 0.04)),
         ("S10", "kaggle", "f2_linear", "precision", (0.849, 0.03)),
-        ("text 5.4", "tabular", "adversarial", "training-minutes", (70, 118)),
+        ("text 5.4", "tabular", "f1_adversarial", "training_minutes", (70, 118)),
     ],
 )
 def test_cell(table, dataset, loss, metric, cell):
@@ -43,7 +43,7 @@ def test_no_value_where_the_text_is_garbled_or_the_paper_has_none():
         for metric in entry["metrics"]:
             key = entry["table"], entry["dataset"], entry["loss"], metric
             assert published.value(*key) is None, key
-    assert published.value("3", "cifar-frog", "f1-linear", "auroc") is None
+    assert published.value("3", "cifar10_frog", "f1_linear", "auroc") is None
     with pytest.raises(ValueError, match=r"table must be one of 1, .*, got 'S11'"):
         published.value("S11", "adult", "bce", "f1")
 

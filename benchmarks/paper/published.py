@@ -18,7 +18,7 @@ def value(table: str, dataset: str, loss: str, metric: str) -> Cell | None:
     """Mean and standard deviation of a cell, the latter None where the paper gives none.
 
     None where the paper has no such cell, or its text is garbled there. Names are those of the
-    file, such as ``value("1", "adult", "f1-linear", "f1")``; batch sizes belong to the metric
+    file, such as ``value("1", "adult", "f1_linear", "f1")``; batch sizes belong to the metric
     (``"f1@1024"`` in S1). An unknown table is a ValueError.
     """
     tables = load()["tables"]
