@@ -5,15 +5,16 @@
 One word for each thing, in command lines, result files and published.json:
 
 - tables: "1", "2", "3", "S1" ... "S10";
-- data: cocktailparty, adult, mammography, kaggle, synthetic33, synthetic5, cifar-transportation,
-  cifar-frog;
-- losses: acc-linear, acc-sigmoid, f1-linear, f1-sigmoid, f2-..., f3-..., roc-linear, roc-sigmoid,
-  bce, wmw, adversarial, dice, dice-sigmoid, eum, svm-error, svm-f1, svm-roc (losses.py has all);
+- data: cocktailparty, adult, mammography, kaggle, synthetic_33, synthetic_5,
+  cifar10_transportation, cifar10_frog;
+- losses: accuracy_linear, accuracy_sigmoid, f1_..., f2_..., f3_..., auroc_..., auroc_wmw,
+  f1_adversarial, bce, dice, dice_sigmoid, eum, svm_error, svm_f1, svm_auroc; losses.py has all;
 - metrics: accuracy, f1, auroc, precision, recall; in S1 with the batch size, as in f1@1024; in S4
-  also accuracy-maximizers and f1-maximizers, the counts |T_max|.
+  also f1_threshold and f1_maximizers, the plug-in threshold and the count |T_max|.
 
 data.py loads and splits, losses.py names what is trained on, models.py holds the networks of all
-seeds as one batch, training.py trains them, protocols.py judges them, tables.py says what stands in
-which table, report.py writes Markdown; baselines/ has what the paper compares with, published.json
-its figures.
+seeds as one batch, training.py trains them, protocols.py judges them, run.py keeps what has been
+found (with the curves and reliability that figures.py draws), counts.py has what needs no training
+to the end, tables.py says what stands in which table, report.py and page.py write Markdown;
+baselines/ has what the paper compares with, published.json its figures.
 """
