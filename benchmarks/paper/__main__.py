@@ -88,7 +88,7 @@ def jobs(name: str, options: argparse.Namespace) -> Iterator[Job]:
                     options.trials,
                     options.epochs,
                     options.patience,
-                    tables.ADVERSARIAL_BATCH_SIZE if adversarial else size,
+                    losses.ADVERSARIAL_ROWS if adversarial else size,
                     tables.IMAGE_LR if image else tables.LR,
                     options.dropout,
                     options.width if image else None,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from . import published
-from .losses import RECIPES
+from .losses import ADVERSARIAL_ROWS, RECIPES
 from .statistics import mean_and_deviation, paired
-from .tables import ADVERSARIAL_BATCH_SIZE, TABLES, Table
+from .tables import TABLES, Table
 
 Found = dict[str, Any]
 Results = dict[tuple[str, str, int], Found]  # by data set, loss and batch size
@@ -82,7 +82,7 @@ def picked(found: Found | None, protocol: str, metric: str) -> list[float]:
 def difference(values: list[float], baseline: list[float]) -> str:
     """Of the seeds that both have; bold where the interval leaves out 0."""
     seeds = min(len(values), len(baseline))
-    if seeds < 2 or values is baseline:
+    if seeds < 2 or values == baseline:
         return NONE
     found = paired(values[:seeds], baseline[:seeds])
     text = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
@@ -92,7 +92,7 @@ def difference(values: list[float], baseline: list[float]) -> str:
 def found_for(table: Table, dataset: str, loss: str, size: int, results: Results) -> Found | None:
     """The adversarial loss has a batch size of its own, whatever that of the others."""
     if loss == "f1_adversarial":
-        size = ADVERSARIAL_BATCH_SIZE
+        size = ADVERSARIAL_ROWS
     return results.get((dataset, table.trained(loss), size))
 
 

@@ -15,10 +15,9 @@ BEYOND = (
     *("f1_sigmoid_gated_bce", "bce_sqrt"),
 )
 BATCH_SIZES = (128, 1024, 2048, 4096)
-# Section 5: of tabular data, of images, and of the adversarial loss, which is for small batches.
+# Section 5: of tabular data and of images.
 LR = 0.001
 IMAGE_BATCH_SIZE, IMAGE_LR = 128, 0.0001
-ADVERSARIAL_BATCH_SIZE = 20
 
 
 class Table(NamedTuple):
