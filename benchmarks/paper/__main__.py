@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "from what has been found so far; figures: pictures of it")  # fmt: skip
     add("--data-dir", type=Path, metavar="DIR", help="a folder with the data (see the README)")
     add("--datasets", nargs="+", choices=data.DATASETS, metavar="DATA", help="these alone")
-    add("--losses", nargs="+", choices=tuple(losses.RECIPES), metavar="LOSS", help="these alone")
+    add("--losses", nargs="+", choices=losses.NAMES, metavar="LOSS", help="these alone")
     add("--trials", type=whole, default=10, metavar="N", help="seeds" + default)
     add("--epochs", type=whole, default=2000, metavar="N", help="most of a trial" + default)
     add(

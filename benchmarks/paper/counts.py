@@ -9,6 +9,7 @@ import softcm
 from softcm.demo_data import Data
 
 from . import losses, models, training
+from .baselines.weighting import class_weights
 from .data import split_seeds
 from .models import DROPOUT
 from .tables import BATCH_SIZES
@@ -16,13 +17,13 @@ from .tables import BATCH_SIZES
 
 def count(data: Data) -> dict[str, float]:
     """Tables S5 and S7: weights of the classes, and rows before and after oversampling."""
-    negative, positive = losses.class_weights(torch.tensor(data.y))
-    parts = split_seeds(data, range(1), oversample=True)
+    weights = class_weights(torch.tensor(data.y).unsqueeze(1))
+    parts = split_seeds(data, range(1), balanced=True)
     positives, repeated = data.y.sum().item(), parts.training.y.sum().item()
     rows, after = len(data.y), parts.training.y.numel()
     return {
-        "weight_negative": round(negative, 2),
-        "weight_positive": round(positive, 2),
+        "weight_negative": round(weights.negative.item(), 2),
+        "weight_positive": round(weights.positive.item(), 2),
         "rows": rows,
         "positives": positives,
         "positive_percent": round(100 * positives / rows, 2),

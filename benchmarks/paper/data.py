@@ -11,6 +11,8 @@ from torch import Tensor
 
 from softcm.demo_data import Data, DemoError, Part, load_file, split
 
+from .baselines.weighting import oversample
+
 TABULAR = ("cocktailparty", "adult", "mammography", "kaggle")
 SYNTHETIC = ("synthetic_33", "synthetic_5")
 IMAGES = ("cifar10_transportation", "cifar10_frog")
@@ -111,13 +113,13 @@ def _images(name: str, path: Path) -> Data:
     return Data(name, X[order], y[order].astype(np.float64))
 
 
-def split_seeds(data: Data, seeds: range, oversample: bool = False) -> Parts:
+def split_seeds(data: Data, seeds: range, balanced: bool = False) -> Parts:
     """One split for each seed: 64 % training, 16 % validation, 20 % test, scaled by the training.
 
-    ``oversample`` repeats positives of the training part, at random, until both classes are equal.
+    ``balanced`` repeats positives of the training part, at random, until both classes are equal.
     """
     each = [split(data, seed) for seed in seeds]
-    if oversample:
+    if balanced:
         each = [
             parts._replace(training=_oversampled(parts.training, seed))
             for seed, parts in zip(seeds, each, strict=True)
@@ -126,8 +128,6 @@ def split_seeds(data: Data, seeds: range, oversample: bool = False) -> Parts:
 
 
 def _oversampled(part: Part, seed: int) -> Part:
-    from .baselines.weighting import oversample
-
     rows = oversample(part.y, seed)
     return Part(part.X[rows], part.y[rows])
 

@@ -10,7 +10,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import softcm
 
+from .baselines import plug_in, svmperf, weighting
 from .baselines.adversarial import adversarial_loss
+from .baselines.dice import dice_loss
+from .baselines.focal import focal_loss
+from .baselines.wmw import wmw_loss
 from .training import Loss
 
 # Section 5: k = 10, delta = 0.1, threshold 0.5; the areas take the thresholds of the judgement.
@@ -51,67 +55,54 @@ def _soft(metric: str, heaviside: str, **options: Any) -> Recipe:
 
 def _weighted_soft(metric: str, heaviside: str) -> Recipe:
     def make(labels: Tensor) -> Loss:
-        negative, positive = class_weights(labels)
-
-        def loss(z: Tensor, y: Tensor) -> Tensor:
-            weight = torch.where(y > 0, positive, negative)
-            options = {"heaviside": HEAVISIDES[heaviside], "from_logits": True, "average": "none"}
-            return METRICS[metric](z, y, weight=weight, **options)
-
-        return loss
+        loss, weights = _soft(metric, heaviside).make(labels), _class_weights(labels)
+        return lambda z, y: loss(z, y, weight=weights.of(y))
 
     return Recipe(make)
 
 
-def class_weights(labels: Tensor) -> tuple[float, float]:
-    """Supplement 5.3: of negatives and of positives, so that both classes weigh the same."""
-    positives = labels.mean().item()
-    return 1 / (2 * (1 - positives)), 1 / (2 * positives)
+def _class_weights(labels: Tensor) -> weighting.ClassWeights:
+    # Splits are stratified, so that all seeds have the same; of one, they fit however many train.
+    return weighting.class_weights(labels[:1].T)
+
+
+def _sqrt_weighted(labels: Tensor) -> Loss:
+    return partial(weighting.weighted_bce, weights=weighting.sqrt_ratio(labels[:1].T))
 
 
 def bce(z: Tensor, y: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(z, y, reduction="none").mean(dim=0)
 
 
-def weighted_bce(labels: Tensor) -> Loss:
-    negative, positive = class_weights(labels)
-
-    def loss(z: Tensor, y: Tensor) -> Tensor:
-        weight = torch.where(y > 0, positive, negative)
-        return binary_cross_entropy_with_logits(z, y, weight, reduction="none").mean(dim=0)
-
-    return loss
-
-
-def sqrt_weighted_bce(labels: Tensor) -> Loss:
-    """The positives weigh as much more as the root of the ratio of the classes."""
-    share = labels.mean()
-    pos_weight = ((1 - share) / share).sqrt()
-
-    def loss(z: Tensor, y: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(z, y, pos_weight=pos_weight, reduction="none").mean(
-            dim=0
-        )
-
-    return loss
-
-
 # The training part of these holds its positives so often that the classes are equal.
 OVERSAMPLED = "_oversampled"
 # Section 5: the batch size for the adversarial loss, whose solver takes cubic time.
 ADVERSARIAL_ROWS = 20
-# Scores that are no logits.
-MARGINS = ("svm_error", "svm_f1", "svm_auroc")
+
+
+def of_logits(loss: Loss, **options: Any) -> Recipe:
+    return Recipe(lambda labels: loss, **options)
+
+
+def of_probabilities(loss: Loss) -> Recipe:
+    return Recipe(lambda labels: lambda z, y: loss(torch.sigmoid(z), y))
 
 
 def _recipes() -> dict[str, Recipe]:
-    found = {"bce": Recipe(lambda labels: bce, raw=True)}
-    found["bce_sqrt"] = Recipe(sqrt_weighted_bce, raw=True)
-    found["bce_weighted"] = Recipe(weighted_bce, raw=True)
-    # Its potentials are raw outputs, of which a positive one is a positive.
-    found["f1_adversarial"] = Recipe(
-        lambda labels: adversarial_loss, raw=True, rows=ADVERSARIAL_ROWS
-    )
+    found = {
+        "bce": of_logits(bce, raw=True),
+        "bce_sqrt": Recipe(_sqrt_weighted, raw=True),
+        "bce_weighted": Recipe(
+            lambda labels: partial(weighting.weighted_bce, weights=_class_weights(labels)), raw=True
+        ),
+        "focal": of_logits(focal_loss, raw=True),
+        "auroc_wmw": of_probabilities(wmw_loss),
+        # The paper's "Dice" is of raw outputs, its "Dice^s" of their sigmoid.
+        "dice": of_logits(dice_loss, raw=True),
+        "dice_sigmoid": of_probabilities(dice_loss),
+        # Its potentials are raw outputs, of which a positive one is a positive.
+        "f1_adversarial": of_logits(adversarial_loss, raw=True, rows=ADVERSARIAL_ROWS),
+    }
     for heaviside in HEAVISIDES:
         for metric in METRICS:
             found[f"{metric}_{heaviside}"] = _soft(metric, heaviside)
@@ -125,3 +116,10 @@ def _recipes() -> dict[str, Recipe]:
 
 
 RECIPES = _recipes()
+
+# Methods that are no networks: their scores have 0 between the classes, and are no logits.
+SOLVERS = {
+    "eum": plug_in.fit,
+    **{f"svm_{measure}": partial(svmperf.fit, measure=measure) for measure in svmperf.MEASURES},
+}
+NAMES = (*RECIPES, *SOLVERS)

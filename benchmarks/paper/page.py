@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from . import published, report
-from .data import DATASETS
-from .report import Results, grid
+from .data import DATASETS, TABULAR
+from .report import NONE, Results, grid
 from .tables import BEYOND, TABLES, batch_size
 
 INTRODUCTION = """
@@ -31,6 +32,7 @@ def page(folder: Path, command: str, notes: str, batch: int, names: Sequence[str
     lines += [*_versions(results), INTRODUCTION.strip(), ""]
     if notes:
         lines += [notes.strip(), ""]
+    lines += _summary(results, batch)
     missing = []
     for name in names:
         table = TABLES[name]
@@ -50,6 +52,30 @@ def page(folder: Path, command: str, notes: str, batch: int, names: Sequence[str
     lines += _times(results)
     lines += ["## Not run", "", *(missing or ["Nothing: every row of every table was run."]), ""]
     return "\n".join(lines)
+
+
+def _summary(results: Results, batch: int) -> list[str]:
+    """F1 of the paper's main losses in both protocols, with the distance to the paper."""
+    head = ["data", "trained on", "F1 as published", "ours − paper", "F1 at 0.5", "F1, tuned"]
+    rows = [head]
+    for dataset in TABULAR:
+        for loss in ("f1_linear", "f1_sigmoid", "bce"):
+            found = results.get((dataset, loss, batch))
+            if found is None:
+                continue
+            for protocol in report.protocols_of(loss):
+                ours = report.picked(found, protocol, "f1")
+                theirs = published.value("1", dataset, loss, "f1")
+                apart = NONE if theirs is None else f"{fmean(ours) - theirs[0]:+.3f}"
+                half, tuned = (report.picked(found, "corrected", m) for m in ("f1", "f1_tuned"))
+                rows.append(
+                    [
+                        *(dataset, report.label(loss, protocol)),
+                        *(f"{report.spread(ours)} {report.paper(theirs)}", apart),
+                        *(report.spread(half), report.spread(tuned)),
+                    ]
+                )
+    return ["## F1 on tabular data", "", *grid(rows)] if len(rows) > 1 else []
 
 
 def _part(name: str, dataset: str, size: int, results: Results) -> tuple[list[str], list[str]]:

@@ -114,14 +114,19 @@ def as_published(name: str, dataset: str, size: int, results: Results) -> list[s
                 theirs = paper(published.value(name, dataset, loss, key))
                 cells.append(f"{spread(picked(found, protocol, metric))} {theirs}")
             ours = picked(found, protocol, "f1")
-            label = f"{loss}, raw outputs" if protocol == "raw" else loss
-            rows.append([label, *cells, *(difference(ours, base) for base in bases)])
+            rows.append(
+                [label(loss, protocol), *cells, *(difference(ours, base) for base in bases)]
+            )
     return grid(rows)
 
 
 def protocols_of(loss: str) -> tuple[str, ...]:
     """A network trained on cross-entropy is judged both by its outputs and by probabilities."""
     return ("raw", "published") if loss in RECIPES and RECIPES[loss].raw else ("published",)
+
+
+def label(loss: str, protocol: str) -> str:
+    return f"{loss}, raw outputs" if protocol == "raw" else loss
 
 
 def corrected(dataset: str, losses: Iterable[str], size: int, results: Results) -> list[str]:

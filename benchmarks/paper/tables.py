@@ -12,7 +12,7 @@ F_BETA = (*F1, "f2_linear", "f2_sigmoid", "f3_linear", "f3_sigmoid")
 # Rows that the paper does not have.
 BEYOND = (
     *("f1_linear_bce", "f1_sigmoid_bce", "f1_linear_gated", "f1_sigmoid_gated"),
-    *("f1_sigmoid_gated_bce", "bce_sqrt"),
+    *("f1_sigmoid_gated_bce", "bce_sqrt", "focal"),
 )
 BATCH_SIZES = (128, 1024, 2048, 4096)
 # Section 5: of tabular data and of images.
