@@ -7,6 +7,7 @@ from statistics import fmean
 
 from . import published, report
 from .data import DATASETS, TABULAR
+from .models import DROPOUT
 from .report import NONE, Results, grid
 from .tables import BEYOND, TABLES, batch_size
 
@@ -49,6 +50,7 @@ def page(folder: Path, command: str, notes: str, batch: int, names: Sequence[str
                 lines += shown
                 missing += absent
     lines += _corrected(results, batch)
+    lines += _dropout(folder)
     lines += _times(results)
     lines += ["## Not run", "", *(missing or ["Nothing: every row of every table was run."]), ""]
     return "\n".join(lines)
@@ -106,6 +108,19 @@ def _corrected(results: Results, batch: int) -> list[str]:
         if shown:
             lines += [f"**{dataset}**", "", *shown]
     return lines
+
+
+def _dropout(folder: Path) -> list[str]:
+    """Runs with other rates of dropout, of which the paper gives none."""
+    rows = [["data", "trained on", "dropout", "F1 as published", "F1 at 0.5", "average precision"]]
+    for found in report.runs(folder):
+        settings = found["settings"]
+        if settings["dropout"] != DROPOUT:
+            columns = (("published", "f1"), ("corrected", "f1"), ("corrected", "average_precision"))
+            cells = (report.spread(report.picked(found, *column)) for column in columns)
+            rate = f"{settings['dropout']:g}"
+            rows.append([settings["dataset"], settings["loss"], rate, *cells])
+    return ["## Rates of dropout", "", *grid(rows)] if len(rows) > 1 else []
 
 
 def _times(results: Results) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import published
 from .losses import ADVERSARIAL_ROWS, RECIPES
+from .models import DROPOUT
 from .statistics import mean_and_deviation, paired
 from .tables import TABLES, Table
 
@@ -32,17 +33,22 @@ CORRECTED = (
 NONE = "–"
 
 
+def runs(folder: Path) -> list[Found]:
+    return [read(path) for path in sorted((folder / "runs").glob("*.json"))]
+
+
 def load(folder: Path) -> Results:
-    """All runs of a folder; of several of one loss the one with most trials, then patience."""
+    """The runs of a folder; of several of one loss the one with most trials, then patience."""
 
     def thorough(found: Found) -> tuple[int, ...]:
         return tuple(found["settings"][key] for key in ("trials", "patience", "epochs"))
 
     results: Results = {}
-    for path in sorted((folder / "runs").glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+    for found in runs(folder):
         key = tuple(found["settings"][key] for key in ("dataset", "loss", "batch_size"))
-        if key not in results or thorough(found) > thorough(results[key]):
+        # Other rates of dropout have a table of their own.
+        usual = found["settings"]["dropout"] == DROPOUT
+        if usual and (key not in results or thorough(found) > thorough(results[key])):
             results[key] = found
     return results
 
