@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from softcm.demo import positive, whole
-from softcm.demo_data import Data, DemoError
+from softcm.demo_data import DemoError
 
 from ..measure import keep_freed_memory
 from . import counts, data, losses, models, page, report, run, tables
 from .run import Job
 from .tables import TABLES
+from .training import Tick
 
 INSTALL = "pip install 'softcm[demo]'"
 COMMANDS = (*TABLES, "all", "report", "figures")
@@ -110,19 +111,14 @@ def train(names: Sequence[str], options: argparse.Namespace) -> None:
             _count(name, load, options, _tick(bar, f"table {name}"))
 
 
-def _tick(bar: Any, text: str) -> Callable[[int, int], None]:
+def _tick(bar: Any, text: str) -> Tick:
     def tick(epoch: int, seeds: int) -> None:
         bar.set_postfix_str(f"{text}: epoch {epoch}, {seeds} trials going")
 
     return tick
 
 
-def _count(
-    name: str,
-    load: Callable[[str], Data],
-    options: argparse.Namespace,
-    tick: Callable[[int, int], None],
-) -> None:
+def _count(name: str, load: run.Load, options: argparse.Namespace, tick: Tick) -> None:
     """What S2, S5 and S7 hold, into files of their own."""
     options.output.mkdir(parents=True, exist_ok=True)
     if name in ("S5", "S7"):
@@ -133,11 +129,13 @@ def _count(
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
     if name == "S2":
         path = options.output / "batch_f1.json"
-        if path.is_file():
-            return
-        found = counts.batch_differences(load("mammography"), options.trials, options.epochs, tick)
         settings = {"trials": options.trials, "epochs": options.epochs}
-        path.write_text(json.dumps({"settings": settings, "differences": found}, indent=1))
+        if report.read(path).get("settings") == settings:
+            return
+        read = load("mammography")
+        differences = counts.batch_differences(read, options.trials, options.epochs, tick)
+        found = {"settings": settings, "differences": differences}
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,7 +1,5 @@
 """Tables that need no trained classifier: S2, S5 and S7."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -33,7 +31,9 @@ def count(data: Data) -> dict[str, float]:
     }
 
 
-def batch_differences(data: Data, trials: int, epochs: int, tick: Any) -> dict[int, list[float]]:
+def batch_differences(
+    data: Data, trials: int, epochs: int, tick: training.Tick
+) -> dict[int, list[float]]:
     """Table S2: F1 of each training batch less that of all data, with the same weights.
 
     Hard F1 at threshold 0.5, in evaluation; the absolute mean and the deviation over all steps of

@@ -17,6 +17,7 @@ from softcm.demo_data import Data
 
 from ..measure import machine
 from . import data, losses, models, protocols, training
+from .training import Tick
 
 Found = dict[str, Any]
 
@@ -66,14 +67,14 @@ def load_scores(path: Path) -> Scores:
 Load = Callable[[str], Data]
 
 
-def find(job: Job, load: Load, folder: Path, bar: Any) -> Found:
+def find(job: Job, load: Load, folder: Path, tick: Tick) -> Found:
     """The result of a job, from its files where it has been trained before."""
     path, scores_path = job.path(folder, ".json"), job.path(folder, ".npz")
     if path.is_file() and scores_path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         scores = load_scores(scores_path)
     else:
-        scores, how = _trained(job, load(job.dataset), bar)
+        scores, how = _trained(job, load(job.dataset), tick)
         found = {"settings": job._asdict(), "digest": job.digest, "training": how} | _versions()
         path.parent.mkdir(parents=True, exist_ok=True)
         scores.save(scores_path)
@@ -82,7 +83,7 @@ def find(job: Job, load: Load, folder: Path, bar: Any) -> Found:
     return found
 
 
-def _trained(job: Job, read: Data, bar: Any) -> tuple[Scores, Found]:
+def _trained(job: Job, read: Data, tick: Tick) -> tuple[Scores, Found]:
     seeds = range(job.trials)
     if job.dataset in data.IMAGES:
         parts = [data.split_images(read, range(seed, seed + 1)) for seed in seeds]
@@ -90,11 +91,11 @@ def _trained(job: Job, read: Data, bar: Any) -> tuple[Scores, Found]:
         balanced = job.loss.endswith(losses.OVERSAMPLED)
         parts = [data.split_seeds(read, seeds, balanced)]
     if job.loss in losses.SOLVERS:
-        return _solved(job, parts[0], bar)
-    return _train(job, parts, bar)
+        return _solved(job, parts[0], tick)
+    return _train(job, parts, tick)
 
 
-def _solved(job: Job, parts: data.Parts, bar: Any) -> tuple[Scores, Found]:
+def _solved(job: Job, parts: data.Parts, tick: Tick) -> tuple[Scores, Found]:
     """A method with a solver of its own takes one seed after the other."""
     start, cpu_start = time.perf_counter(), time.process_time()
     validation, test = [], []
@@ -103,7 +104,7 @@ def _solved(job: Job, parts: data.Parts, bar: Any) -> tuple[Scores, Found]:
         predict = losses.SOLVERS[job.loss](*of_seed[0], *of_seed[1], seed)
         validation.append(torch.from_numpy(predict(of_seed[1][0])))
         test.append(torch.from_numpy(predict(of_seed[2][0])))
-        bar(1, job.trials - seed - 1)
+        tick(1, job.trials - seed - 1)
     scores = Scores(
         *(torch.stack(validation, dim=1), parts.validation.y.T),
         *(torch.stack(test, dim=1), parts.test.y.T),
@@ -118,7 +119,7 @@ def _solved(job: Job, parts: data.Parts, bar: Any) -> tuple[Scores, Found]:
     return scores, how
 
 
-def _train(job: Job, parts: list[data.Parts], bar: Any) -> tuple[Scores, Found]:
+def _train(job: Job, parts: list[data.Parts], tick: Tick) -> tuple[Scores, Found]:
     """Train all seeds as one batch, or, where there are several parts, one after the other."""
     recipe = losses.RECIPES[job.loss]
     schedule = training.Schedule(job.epochs, job.patience, job.batch_size, job.lr, recipe.rows)
@@ -132,7 +133,7 @@ def _train(job: Job, parts: list[data.Parts], bar: Any) -> tuple[Scores, Found]:
         else:
             networks = models.TinyYolo(job.width, rngs)
         loss = recipe.make(of_seeds.training.y)
-        each.append(training.train(networks, of_seeds, loss, schedule, bar))
+        each.append(training.train(networks, of_seeds, loss, schedule, tick))
         at += len(rngs)
     scores = Scores(
         torch.cat([trained.validation for trained in each], dim=1),

@@ -15,6 +15,8 @@ from .models import FeedForward, Networks
 
 # Of logits and labels (N, S): the loss of each seed, (S,).
 Loss = Callable[[Tensor, Tensor], Tensor]
+# Called with the number of the epoch and of the seeds that still train, after each epoch.
+Tick = Callable[[int, int], None]
 # Called with the networks and a batch, its labels (N, S), before each step.
 Watch = Callable[[Networks, Tensor, Tensor], None]
 # So many rows of all seeds go through the networks at once when they are judged.
@@ -63,10 +65,10 @@ def train(
     parts: Parts,
     loss: Loss,
     schedule: Schedule,
-    tick: Callable[[int, int], None] = lambda epoch, seeds: None,
+    tick: Tick = lambda epoch, seeds: None,
     watch: Watch | None = None,
 ) -> Trained:
-    """Train until every seed has stopped; ``tick(epoch, seeds)`` after each epoch."""
+    """Train until every seed has stopped, or for the most epochs."""
     start, cpu_start = time.perf_counter(), time.process_time()
     seeds = torch.arange(len(parts.training.y))  # those that still train
     ran = torch.zeros_like(seeds)
