@@ -122,29 +122,6 @@ def test_oversampling_repeats_the_smaller_class_until_both_are_equal():
 # --- Plug-in --------------------------------------------------------------------------------------
 
 
-def test_thresholds_of_the_grid_that_are_equally_good():
-    # Seed 1: F1 is 1 for thresholds in (0.25, 0.65]: 0.3, 0.4, 0.5, 0.6. Seed 2: only in (0.75,
-    # 0.85], that is 0.8. Seed 3: no threshold below 0.9 matters, as nobody is in between.
-    p = torch.tensor([[0.25, 0.75, 0.95], [0.65, 0.75, 0.95], [0.85, 0.85, 0.05]])
-    y = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    tuned = plug_in.best_thresholds(p, y)
-    assert tuned.threshold.tolist() == [0.5, 0.8, 0.5]
-    assert tuned.score.tolist() == [1, 1, 1]
-    assert tuned.maximizers.tolist() == [4, 1, 9]
-    assert plug_in.best_thresholds(p[:, :1], y[:, :1]).maximizers.tolist() == [4]
-
-
-def test_scores_are_equal_to_two_decimals():
-    # Accuracy is 0.992 up to 0.4 and 0.996 at 0.5, both 0.99, and 0.988 above.
-    p, y = torch.full((250, 1), 0.05), torch.zeros(250, 1)
-    p[0], p[1], p[2] = 0.45, 0.55, 0.55
-    y[1], y[2], y[3] = 1, 1, 1
-    tuned = plug_in.best_thresholds(p, y, "accuracy")
-    assert tuned.maximizers.item() == 5
-    assert tuned.threshold.item() == 0.5
-    assert tuned.score.item() == pytest.approx(249 / 250)
-
-
 def test_two_step_eum_separates_at_the_best_threshold():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(400, 1)), np.zeros(400)

@@ -61,6 +61,18 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _panels(titles: list[str], columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure with one panel for each title, filled row by row."""
+    columns = min(columns, len(titles))
+    figure, axes = _figure(-(-len(titles) // columns), columns, width, height)
+    panels = list(axes.flat)
+    for panel in panels[len(titles) :]:
+        panel.set_axis_off()
+    for panel, title in zip(panels, titles, strict=False):
+        panel.set_title(title)
+    return figure, panels[: len(titles)]
+
+
 def curve(approximation: Approximation, tau: float) -> tuple[Array, Array, Array]:
     """Predictions in [0, 1], the approximation and its derivative."""
     p = torch.linspace(0, 1, POINTS, dtype=torch.float64, requires_grad=True)
@@ -113,9 +125,8 @@ def figure_s3() -> Any:
         _lines_by_tau(above, Linear(delta), derivative=False)
         _lines_by_tau(below, Linear(delta), derivative=True)
         above.set(title=title)
-        below.set(xlabel="prediction p", yscale="log", ylim=(0.05, 20))
-        if delta != 0.1:
-            below.text(0.5, 0.06, "0 where no line is", fontsize=8, color=GREY, ha="center")
+        zero = "" if delta == 0.1 else " (no line: 0)"
+        below.set(xlabel=f"prediction p{zero}", yscale="log", ylim=(0.05, 20))
     axes[0, 0].set_ylabel("value")
     axes[1, 0].set_ylabel("derivative by p (log)")
     figure.colorbar(_colours_of_tau(), ax=axes[:, -1], label="threshold τ", ticks=TAUS)
@@ -143,6 +154,8 @@ def _lines_by_tau(axis: Any, approximation: Approximation, derivative: bool) -> 
 
 def batch_sizes(results: Results) -> Any:
     """Figure S4: bars by batch size, objectives in rows, metrics in columns; None without runs."""
+    from matplotlib.patches import Patch
+
     sizes = {
         dataset: sorted({size for name, loss, size in results if name == dataset and loss == "bce"})
         for dataset in dict.fromkeys(dataset for dataset, _, _ in results)
@@ -156,17 +169,19 @@ def batch_sizes(results: Results) -> Any:
     figure.suptitle(f"{dataset}: mean and standard deviation of the trials, by batch size")
     for (objective, row_title), row in zip(OBJECTIVES.items(), axes, strict=True):
         losses = ("bce",) if objective == "bce" else (f"{objective}_linear", f"{objective}_sigmoid")
-        for (metric, title), axis in zip(METRICS.items(), row, strict=True):
+        for metric, axis in zip(METRICS, row, strict=True):
             for at, loss in enumerate(losses):
                 _bars(axis, results, dataset, loss, metric, sizes[dataset], at, len(losses))
             axis.set(ylim=(0, 1), xticks=range(len(sizes[dataset])))
             axis.set_xticklabels(sizes[dataset])
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.3, axis="y")
-            if row is axes[0]:
-                axis.set_title(title)
+            axis.set_axisbelow(True)
         row[0].set_ylabel(f"trained on\n{row_title}")
-    axes[1, 0].legend(["linear", "sigmoid"], fontsize=7, loc="lower right")
+    for title, axis in zip(METRICS.values(), axes[0], strict=True):
+        axis.set_title(title)
+    handles = [Patch(color=colour) for colour in (*COLOURS[:2], GREY)]
+    figure.legend(handles, ("linear", "sigmoid", "BCE"), loc="outside right upper", fontsize=8)
     return figure
 
 
@@ -199,19 +214,23 @@ def trade_off(results: Results) -> Any:
     ]
     if not datasets:
         return None
-    figure, axes = _figure(1, len(datasets), 4.2, 4.0)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    figure, axes = _panels(datasets, 2, 4.4, 3.8)
+    for axis, dataset in zip(axes, datasets, strict=True):
         _levels_of_f1(axis)
         for colour, (beta, name) in zip(COLOURS, F_BETA.items(), strict=False):
             for heaviside, dashes in (("linear", "-"), ("sigmoid", "--")):
                 loss = f"{beta}_{heaviside}"
-                _threshold_line(axis, _found(results, dataset, loss), f"{name}, {heaviside}",
-                                color=colour, linestyle=dashes)  # fmt: skip
+                style = {"color": colour, "linestyle": dashes, "label": f"{name}, {heaviside}"}
+                _threshold_line(axis, _found(results, dataset, loss), style)
                 axis.plot(*_published_point(dataset, loss), "x", color=colour, markersize=7)
-        _threshold_line(axis, _found(results, dataset, "bce"), "BCE", color=GREY, linestyle=":")
-        axis.set(title=dataset, xlabel="recall", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes[0, 0].set_ylabel("precision")
-    axes[0, 0].legend(fontsize=7, loc="lower left", title="trained on", title_fontsize=7)
+        style = {"color": GREY, "linestyle": ":", "label": "BCE"}
+        _threshold_line(axis, _found(results, dataset, "bce"), style)
+        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    handles, labels = axes[0].get_legend_handles_labels()
+    title = "trained on\n(line: by threshold,\n●: at 0.5, ×: paper,\ngrey: equal F1)"
+    figure.legend(
+        handles, labels, loc="outside right upper", fontsize=8, title=title, title_fontsize=8
+    )
     return figure
 
 
@@ -221,14 +240,14 @@ def _found(results: Results, dataset: str, loss: str) -> Found | None:
     return results[dataset, loss, 1024 if 1024 in sizes else sizes[0]] if sizes else None
 
 
-def _threshold_line(axis: Any, found: Found | None, label: str, **style: Any) -> None:
+def _threshold_line(axis: Any, found: Found | None, style: dict[str, Any]) -> None:
     if found is None:
         return
     recall, precision = (
         np.mean([trial["curve"][name] for trial in found["trials"]], axis=0)
         for name in ("recall", "precision")
     )
-    axis.plot(recall, precision, label=label, linewidth=1.5, **style)
+    axis.plot(recall, precision, linewidth=1.5, **style)
     axis.plot(recall[HALF], precision[HALF], "o", color=style["color"], markersize=5)
 
 
@@ -256,18 +275,19 @@ def reliability(results: Results) -> Any:
     ]
     if not datasets:
         return None
-    figure, axes = _figure(1, len(datasets), 3.6, 3.8)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    figure, axes = _panels(datasets, 4, 3.2, 3.4)
+    for axis, dataset in zip(axes, datasets, strict=True):
         axis.plot((0, 1), (0, 1), color=GREY, linestyle=":", linewidth=1)
         for colour, loss in zip((GREY, *COLOURS), RELIABILITY, strict=False):
             found = _found(results, dataset, loss)
             if found is not None:
                 bins = _all_trials(trial["reliability"] for trial in found["trials"])
                 axis.plot(bins[:, 1], bins[:, 2], "o-", markersize=3, color=colour, label=loss)
-        axis.set(title=dataset, xlabel="mean prediction", xlim=(0, 1), ylim=(0, 1))
+        axis.set(xlabel="mean prediction", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1))
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("share of positives")
-    axes[0, 0].legend(fontsize=7, title="trained on", title_fontsize=7)
+    handles, labels = axes[0].get_legend_handles_labels()
+    columns = min(2 * len(datasets), len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
     return figure
 
 

@@ -4,31 +4,19 @@ Koyejo, Natarajan, Ravikumar and Dhillon, "Consistent Binary Classification with
 Performance Metrics", NeurIPS 2014 (their Two-Step EUM): fit a probability on one part of the data,
 choose the threshold on the other. Narasimhan, Vaish and Agarwal, "On the Statistical Consistency of
 Plug-in Classifiers for Non-decomposable Performance Measures", NeurIPS 2014, have the same for
-further measures. Logistic regression is the probability here.
+further measures. Logistic regression is the probability here; softcm.tune_threshold does the same
+for the outputs of a network, and counts the thresholds that are equally good (Supplement 5.2).
 """
 
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import softcm
 
-# Supplement 5.2: the candidates, and the decimals to which scores are compared for |T_max|.
-GRID = tuple(i / 10 for i in range(1, 10))
-DIGITS = 2
 Array = NDArray[np.float64]
-
-
-def best_thresholds(p: Tensor, y: Tensor, metric: str = "f1") -> softcm.thresholds.TunedThreshold:
-    """Threshold of GRID, score and number of maximizers |T_max|, each (S,), of p and y (N, S).
-
-    Scores are truncated to two decimals to be compared, as in Supplement 5.2, so the threshold is
-    the one closest to 0.5 of those that are equal then.
-    """
-    tuned = softcm.tune_threshold(p, y, metric, GRID, digits=DIGITS)
-    return tuned._make(x.reshape(p.shape[1]) for x in tuned)
 
 
 def fit(
@@ -46,7 +34,6 @@ def fit(
     Scores are the log-odds less those of the threshold found, so that 0 separates the classes. The
     search for it is exact. Nothing is drawn at random; ``seed`` is there for the common interface.
     """
-    import torch
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=C, max_iter=1000, random_state=seed).fit(X_train, y_train)
