@@ -1,0 +1,171 @@
+"""``python -m benchmarks.paper TABLE``: train what a table needs, and show both figures."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softcm.demo import positive, whole
+from softcm.demo_data import DemoError
+
+from ..measure import keep_freed_memory
+from . import counts, data, losses, models, page, report, run, tables
+from .run import Job
+from .tables import TABLES
+from .training import Tick
+
+INSTALL = "pip install 'softcm[demo]'"
+COMMANDS = (*TABLES, "all", "report", "figures")
+NOTES = Path(__file__).with_name("notes.md")
+
+
+def parser() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper",
+        description="The experiments of the paper, beside its figures.",
+    )
+    add, default = words.add_argument, " (default: %(default)s)"
+    add("table", choices=COMMANDS, help="of the paper, S for its supplement; report: all tables "
+        "from what has been found so far; figures: pictures of it")  # fmt: skip
+    add("--data-dir", type=Path, metavar="DIR", help="a folder with the data (see the README)")
+    add("--datasets", nargs="+", choices=data.DATASETS, metavar="DATA", help="these alone")
+    add("--losses", nargs="+", choices=losses.NAMES, metavar="LOSS", help="these alone")
+    add("--trials", type=whole, default=10, metavar="N", help="seeds" + default)
+    add("--epochs", type=whole, default=2000, metavar="N", help="most of a trial" + default)
+    add(
+        "--patience",
+        type=whole,
+        default=100,
+        metavar="N",
+        help="epochs without a lower validation loss, after which a trial stops" + default,
+    )
+    add("--batch-size", type=whole, default=1024, metavar="N", help="of tabular data" + default)
+    add("--dropout", type=share, default=models.DROPOUT, help="rate" + default)
+    add(
+        "--width",
+        type=positive,
+        default=0.25,
+        help="of the image network, as a share of the paper's channels" + default,
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("paper_results"),
+        metavar="DIR",
+        help="of the results; what is there already is not trained again" + default,
+    )
+    return words
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1), got '{text}'")
+    return value
+
+
+def jobs(name: str, options: argparse.Namespace) -> Iterator[Job]:
+    """What has to be trained for a table, each loss under the name by which it is kept."""
+    table = TABLES[name]
+    for dataset in table.datasets:
+        if options.datasets and dataset not in options.datasets:
+            continue
+        image = dataset in data.IMAGES
+        for size in table.batch_sizes or (tables.batch_size(dataset, options.batch_size),):
+            for loss in options.losses or (*table.losses, *table.beyond):
+                adversarial = loss == "f1_adversarial"
+                yield Job(
+                    dataset,
+                    table.trained(loss),
+                    options.trials,
+                    options.epochs,
+                    options.patience,
+                    losses.ADVERSARIAL_ROWS if adversarial else size,
+                    tables.IMAGE_LR if image else tables.LR,
+                    options.dropout,
+                    options.width if image else None,
+                )
+
+
+def train(names: Sequence[str], options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    load = cache(lambda name: data.load(name, options.data_dir))
+    # Several tables share jobs.
+    todo = list(dict.fromkeys(job for name in names for job in jobs(name, options)))
+    with tqdm(total=len(todo), desc="trainings", mininterval=1) as bar:
+        for job in todo:
+            tick = _tick(bar, f"{job.dataset} {job.loss} {job.batch_size}")
+            run.find(job, load, options.output, tick)
+            bar.update(1)
+        for name in names:
+            _count(name, load, options, _tick(bar, f"table {name}"))
+
+
+def _tick(bar: Any, text: str) -> Tick:
+    def tick(epoch: int, seeds: int) -> None:
+        bar.set_postfix_str(f"{text}: epoch {epoch}, {seeds} trials going")
+
+    return tick
+
+
+def _count(name: str, load: run.Load, options: argparse.Namespace, tick: Tick) -> None:
+    """What S2, S5 and S7 hold, into files of their own."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    if name in ("S5", "S7"):
+        path = options.output / "counts.json"
+        found = report.read(path)
+        for dataset in options.datasets or TABLES[name].datasets:
+            found[dataset] = counts.count(load(dataset))
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if name == "S2":
+        path = options.output / "batch_f1.json"
+        settings = {"trials": options.trials, "epochs": options.epochs}
+        if report.read(path).get("settings") == settings:
+            return
+        read = load("mammography")
+        differences = counts.batch_differences(read, options.trials, options.epochs, tick)
+        found = {"settings": settings, "differences": differences}
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        import sklearn  # noqa: F401
+        import tqdm  # noqa: F401
+    except ImportError as error:
+        print(f"{error}: {INSTALL}", file=sys.stderr)
+        return 2
+    # More threads gain nothing with so small a network; several commands at once do.
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    command = shlex.join(["python", "-m", "benchmarks.paper", *arguments])
+    names = {"all": tuple(TABLES), "report": (), "figures": ()}.get(options.table, (options.table,))
+    try:
+        train(names, options)
+    except DemoError as error:
+        print(f"python -m benchmarks.paper: error: {error}", file=sys.stderr)
+        return 2
+    if options.table in ("figures", "all"):
+        from .figures import draw
+
+        print("\n".join(draw(options.output, report.load(options.output))))
+    if options.table != "figures":
+        shown = names or tuple(TABLES)
+        notes = NOTES.read_text(encoding="utf-8") if options.table == "report" else ""
+        print(page.page(options.output, command, notes, options.batch_size, shown))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

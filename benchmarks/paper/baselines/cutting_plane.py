@@ -1,0 +1,81 @@
+"""Minimise |w|^2 / 2 + C xi under constraints that an oracle names one after the other.
+
+Joachims, "Training Linear SVMs in Linear Time", KDD 2006, Algorithms 3 and 4.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+MOST_STEPS = 100_000
+
+
+class Constraint(NamedTuple):
+    """<w, direction> >= delta - xi."""
+
+    direction: Array
+    delta: float
+
+
+class Solution(NamedTuple):
+    weights: Array
+    objective: float  # with the xi that all constraints need
+    constraints: int
+
+
+def minimize(
+    worst: Callable[[Array], Constraint], size: int, C: float, tolerance: float, most: int
+) -> Solution:
+    """Until the most violated constraint at w asks for at most ``tolerance`` more slack.
+
+    ``worst(w)`` is the constraint with the largest delta - <w, direction>, which is xi at w. So the
+    objective is at most C x tolerance above the least one. The returned w is the best seen.
+    """
+    directions, deltas, alpha = np.empty((0, size)), np.empty(0), np.empty(0)
+    gram = np.empty((0, 0))
+    w, slack, best = np.zeros(size), 0.0, Solution(np.zeros(size), np.inf, 0)
+    for count in range(1, most + 1):
+        found = worst(w)
+        needed = max(0.0, found.delta - w @ found.direction)
+        objective = 0.5 * w @ w + C * needed
+        if objective < best.objective:
+            best = Solution(w, float(objective), count)
+        if needed <= slack + tolerance:
+            return best._replace(constraints=count)
+        cross = directions @ found.direction
+        gram = np.block([[gram, cross[:, None]], [cross, found.direction @ found.direction]])
+        directions = np.vstack([directions, found.direction])
+        deltas, alpha = np.append(deltas, found.delta), np.append(alpha, 0.0)
+        alpha = solve_dual(gram, deltas, C, alpha, tolerance / 10)
+        w = alpha @ directions
+        slack = max(0.0, (deltas - directions @ w).max())
+    raise RuntimeError(f"no w within {tolerance} after {most} constraints; take a smaller C")
+
+
+def solve_dual(gram: Array, deltas: Array, C: float, alpha: Array, tolerance: float) -> Array:
+    """max <deltas, a> - a gram a / 2 for a >= 0, sum a <= C, from ``alpha`` on.
+
+    With a slack entry of direction and delta 0 the sum is C. A step moves weight from the entry
+    with the least to that with the largest derivative, as far as is best; the gap of the objective
+    is at most C times the difference of the two.
+    """
+    k = len(deltas)
+    H = np.zeros((k + 1, k + 1))
+    H[:k, :k] = gram
+    a = np.append(alpha, C - alpha.sum())
+    derivative = np.append(deltas, 0.0) - H @ a
+    for _ in range(MOST_STEPS):
+        up = int(derivative.argmax())
+        down = int(np.where(a > 0, derivative, np.inf).argmin())
+        rise = derivative[up] - derivative[down]
+        if rise <= tolerance:
+            break
+        curvature = H[up, up] + H[down, down] - 2 * H[up, down]
+        step = a[down] if curvature <= 0 else min(a[down], rise / curvature)
+        a[up] += step
+        a[down] = 0.0 if step == a[down] else a[down] - step
+        derivative -= step * (H[up] - H[down])
+    return a[:k]

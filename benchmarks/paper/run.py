@@ -1,0 +1,171 @@
+"""One data set trained on one loss: trained once, kept in files, judged whenever asked for."""
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import softcm
+from softcm.demo_data import Data
+
+from ..measure import machine
+from . import data, losses, models, protocols, training
+from .training import Tick
+
+Found = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """Everything that the result depends on, but for the data itself."""
+
+    dataset: str
+    loss: str
+    trials: int = 10
+    epochs: int = 2000
+    patience: int = 100
+    batch_size: int = 1024
+    lr: float = 0.001
+    dropout: float = models.DROPOUT
+    width: float | None = None  # of an image network
+
+    @property
+    def digest(self) -> str:
+        text = json.dumps(self._asdict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def path(self, folder: Path, suffix: str) -> Path:
+        name = f"{self.dataset}-{self.loss}-{self.batch_size}-{self.digest}{suffix}"
+        return folder / "runs" / name
+
+
+class Scores(NamedTuple):
+    """Logits, or margins, and labels, each (N, S)."""
+
+    validation: Tensor
+    validation_labels: Tensor
+    test: Tensor
+    labels: Tensor
+
+    def save(self, path: Path) -> None:
+        arrays = {name: x.numpy() for name, x in self._asdict().items()}
+        labels = {name: x.astype(np.uint8) for name, x in arrays.items() if "labels" in name}
+        np.savez_compressed(path, **(arrays | labels))
+
+
+def load_scores(path: Path) -> Scores:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Scores(*(torch.from_numpy(arrays[name]) for name in Scores._fields))
+
+
+Load = Callable[[str], Data]
+
+
+def find(job: Job, load: Load, folder: Path, tick: Tick) -> Found:
+    """The result of a job, from its files where it has been trained before."""
+    path, scores_path = job.path(folder, ".json"), job.path(folder, ".npz")
+    if path.is_file() and scores_path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        scores = load_scores(scores_path)
+    else:
+        scores, how = _trained(job, load(job.dataset), tick)
+        found = {"settings": job._asdict(), "digest": job.digest, "training": how} | _versions()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scores.save(scores_path)
+    found["trials"] = protocols.judge(*scores, margins=job.loss in losses.SOLVERS)
+    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def _trained(job: Job, read: Data, tick: Tick) -> tuple[Scores, Found]:
+    seeds = range(job.trials)
+    if job.dataset in data.IMAGES:
+        parts = [data.split_images(read, range(seed, seed + 1)) for seed in seeds]
+    else:
+        balanced = job.loss.endswith(losses.OVERSAMPLED)
+        parts = [data.split_seeds(read, seeds, balanced)]
+    if job.loss in losses.SOLVERS:
+        return _solved(job, parts[0], tick)
+    return _train(job, parts, tick)
+
+
+def _solved(job: Job, parts: data.Parts, tick: Tick) -> tuple[Scores, Found]:
+    """A method with a solver of its own takes one seed after the other."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    validation, test = [], []
+    for seed in range(job.trials):
+        of_seed = [(part.X[seed].double().numpy(), part.y[seed].numpy()) for part in parts]
+        predict = losses.SOLVERS[job.loss](*of_seed[0], *of_seed[1], seed)
+        validation.append(torch.from_numpy(predict(of_seed[1][0])))
+        test.append(torch.from_numpy(predict(of_seed[2][0])))
+        tick(1, job.trials - seed - 1)
+    scores = Scores(
+        *(torch.stack(validation, dim=1), parts.validation.y.T),
+        *(torch.stack(test, dim=1), parts.test.y.T),
+    )
+    how = {
+        "seeds": list(range(job.trials)),
+        "epochs": [1] * job.trials,  # a whole training each
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu_start,
+        "rows": parts.training.y.shape[1],
+    }
+    return scores, how
+
+
+def _train(job: Job, parts: list[data.Parts], tick: Tick) -> tuple[Scores, Found]:
+    """Train all seeds as one batch, or, where there are several parts, one after the other."""
+    recipe = losses.RECIPES[job.loss]
+    schedule = training.Schedule(job.epochs, job.patience, job.batch_size, job.lr, recipe.rows)
+    each: list[training.Trained] = []
+    at = 0
+    for of_seeds in parts:
+        rngs = models.generators(range(at, at + len(of_seeds.test.y)))
+        networks: models.Networks
+        if job.width is None:
+            networks = models.FeedForward(of_seeds.test.X.shape[-1], rngs, job.dropout)
+        else:
+            networks = models.TinyYolo(job.width, rngs)
+        loss = recipe.make(of_seeds.training.y)
+        each.append(training.train(networks, of_seeds, loss, schedule, tick))
+        at += len(rngs)
+    scores = Scores(
+        torch.cat([trained.validation for trained in each], dim=1),
+        torch.cat([of_seeds.validation.y.T for of_seeds in parts], dim=1),
+        torch.cat([trained.test for trained in each], dim=1),
+        torch.cat([of_seeds.test.y.T for of_seeds in parts], dim=1),
+    )
+    epochs = [epoch for trained in each for epoch in trained.epochs]
+    seconds = sum(trained.seconds for trained in each)
+    how = {
+        "seeds": list(range(job.trials)),
+        "epochs": epochs,
+        "best_epochs": [epoch for trained in each for epoch in trained.best_epochs],
+        "seconds": seconds,
+        "cpu_seconds": sum(trained.cpu_seconds for trained in each),
+        # One epoch of one seed, with the other seeds beside it.
+        "seconds_per_epoch": seconds / sum(epochs),
+        "rows": parts[0].training.y.shape[1],
+    }
+    return scores, how
+
+
+def _versions() -> Found:
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "softcm": softcm.__version__,
+            "backends": list(softcm.available_backends("cpu")),
+        },
+    }
