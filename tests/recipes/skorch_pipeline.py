@@ -55,7 +55,7 @@ network = NeuralNetBinaryClassifier(
 )
 pipeline = make_pipeline(StandardScaler(), network)
 folds = StratifiedKFold(3)
-at_half = cross_val_score(pipeline, x, y, scoring="f1", cv=folds)
+of_folds = cross_val_score(pipeline, x, y, scoring="f1", cv=folds)
 
 scores = cross_val_predict(pipeline, x, y, cv=folds, method="predict_proba")[:, 1]
 best = softcm.tune_threshold(torch.from_numpy(scores), torch.from_numpy(y), metric="f1")
@@ -64,5 +64,6 @@ classifier = FixedThresholdClassifier(pipeline, threshold=best.threshold.item())
 losses = classifier.estimator_[-1].history[:, "train_loss"]
 predictions = classifier.predict(x_test)
 f1 = f1_score(y_test, predictions)
-print(f"cross-validated F1 {at_half.mean():.3f} at 0.5, {best.score:.3f} at the tuned threshold")
+print(f"F1 of the folds at 0.5: {', '.join(f'{value:.3f}' for value in of_folds)}")
+print(f"F1 of all folds together at the tuned threshold: {best.score:.3f}")
 print(f"F1 on test data {f1:.3f} at threshold {best.threshold:.3f}")
