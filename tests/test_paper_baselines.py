@@ -200,6 +200,13 @@ def test_adversarial_loss_and_its_gradient():
     assert f.grad[:, 1].tolist() == pytest.approx([0, 0, 0], abs=1e-3)
 
 
+def test_games_that_cannot_be_solved():
+    with pytest.raises(ValueError, match="a game holds at most 127 samples, got 128"):
+        adversarial.solve(np.zeros((128, 1)))
+    with pytest.raises(ValueError, match="f must hold finite numbers"):
+        adversarial.solve(np.array([[0.0], [np.nan]]))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_projection_on_marginals(n):
     rng = np.random.default_rng(n)

@@ -42,8 +42,8 @@ def test_each_picture_is_drawn_where_there_is_something_to_draw(tmp_path):
     results = {("mammography", loss, size): result(rng) for loss in losses for size in (128, 1024)}
     drawn = figures.draw(tmp_path, results)
     assert drawn == [
-        *("figure_1.png", "figure_S1.png", "figure_S2.png", "figure_S3.png", "figure_S4.png"),
-        *("precision_recall.png", "reliability.png"),
+        *("figure_1.png", "figure_S1.png", "figure_S2.png", "figure_S3.png"),
+        *("figure_S4_mammography.png", "precision_recall.png", "reliability.png"),
     ]
     for name in drawn:
         pixels = imread(tmp_path / name)
@@ -55,7 +55,7 @@ def test_nothing_is_drawn_where_there_is_nothing_to_compare():
     rng = np.random.default_rng(0)
     few = {("adult", loss, 1024): result(rng) for loss in ("bce", "f1_linear")}
     for results in ({}, few):
-        assert figures.batch_sizes(results) is None
+        assert figures.compared_sizes(results) == {}
         assert figures.trade_off(results) is None
     assert figures.reliability({}) is None
     assert figures.reliability(few) is not None

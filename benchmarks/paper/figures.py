@@ -13,6 +13,7 @@ import softcm
 from softcm import Linear, Sigmoid
 
 from . import published
+from .statistics import mean_and_deviation
 
 Found = dict[str, Any]
 Results = dict[tuple[str, str, int], Found]  # by data set, loss and batch size
@@ -23,12 +24,19 @@ TAUS = tuple(i / 10 for i in range(1, 10))
 KS = (1.0, 10.0, 20.0, 50.0)  # those of Supplement 2.1
 # Of Figure S3. Eq. (5) needs 0 < delta < 0.5; the first two are its limits to the eye.
 DELTAS = {"δ → 0": 1e-6, "δ → 0.5": 0.5 - 1e-6, "δ = 0.1": 0.1}
-POINTS = 2001
+POINTS = 1001
 HALF = TAUS.index(0.5)
 # Distinct to the colour-blind too (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#555555"
-OBJECTIVES = {"accuracy": "Accuracy", "f1": "F1", "auroc": "AUROC", "bce": "BCE"}
+OBJECTIVES = {
+    "accuracy": ("accuracy_linear", "accuracy_sigmoid"),
+    "F1": ("f1_linear", "f1_sigmoid"),
+    "AUROC": ("auroc_linear", "auroc_sigmoid"),
+    "cross-entropy": ("bce",),
+}
+# Colour and place of a bar, by the last word of the loss.
+BARS = {"linear": (COLOURS[0], -0.2), "sigmoid": (COLOURS[1], 0.2), "bce": (GREY, 0.0)}
 METRICS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
 F_BETA = {"f1": "F1", "f2": "F2", "f3": "F3"}
 RELIABILITY = ("bce", "bce_sqrt", "f1_linear", "f1_sigmoid", "f1_sigmoid_gated_bce")
@@ -42,7 +50,10 @@ def draw(folder: Path, results: Results | None = None) -> list[str]:
         "figure_S1.png": by_tau({f"k = {k:g}": Sigmoid(k) for k in KS}, derivative=True),
         "figure_S2.png": by_tau({f"k = {k:g}": Sigmoid(k) for k in KS}, derivative=False),
         "figure_S3.png": figure_s3(),
-        "figure_S4.png": batch_sizes(results),
+        **{
+            f"figure_S4_{dataset}.png": batch_sizes(results, dataset, sizes)
+            for dataset, sizes in compared_sizes(results).items()
+        },
         "precision_recall.png": trade_off(results),
         "reliability.png": reliability(results),
     }
@@ -152,56 +163,54 @@ def _lines_by_tau(axis: Any, approximation: Approximation, derivative: bool) -> 
         axis.set_ylim(-0.05, 1.05)
 
 
-def batch_sizes(results: Results) -> Any:
-    """Figure S4: bars by batch size, objectives in rows, metrics in columns; None without runs."""
+def compared_sizes(results: Results) -> dict[str, list[int]]:
+    """The batch sizes of data sets on which networks were trained with several."""
+    sizes: dict[str, set[int]] = {}
+    for dataset, loss, size in results:
+        if loss == "bce":
+            sizes.setdefault(dataset, set()).add(size)
+    return {dataset: sorted(found) for dataset, found in sizes.items() if len(found) > 1}
+
+
+def batch_sizes(results: Results, dataset: str, sizes: list[int]) -> Any:
+    """Figure S4: bars by batch size, objectives in rows, metrics in columns."""
     from matplotlib.patches import Patch
 
-    sizes = {
-        dataset: sorted({size for name, loss, size in results if name == dataset and loss == "bce"})
-        for dataset in dict.fromkeys(dataset for dataset, _, _ in results)
+    objectives = {
+        title: [loss for loss in losses if any((dataset, loss, size) in results for size in sizes)]
+        for title, losses in OBJECTIVES.items()
     }
-    datasets = [dataset for dataset, found in sizes.items() if len(found) > 1]
-    if not datasets:
-        return None
-    # The paper has Mammography; else the data set with most batch sizes.
-    dataset = max(datasets, key=lambda name: (name == "mammography", len(sizes[name])))
-    figure, axes = _figure(len(OBJECTIVES), len(METRICS), 2.6, 1.7)
+    objectives = {title: losses for title, losses in objectives.items() if losses}
+    figure, axes = _figure(len(objectives), len(METRICS), 2.6, 1.7)
     figure.suptitle(f"{dataset}: mean and standard deviation of the trials, by batch size")
-    for (objective, row_title), row in zip(OBJECTIVES.items(), axes, strict=True):
-        losses = ("bce",) if objective == "bce" else (f"{objective}_linear", f"{objective}_sigmoid")
+    for (title, losses), row in zip(objectives.items(), axes, strict=True):
         for metric, axis in zip(METRICS, row, strict=True):
-            for at, loss in enumerate(losses):
-                _bars(axis, results, dataset, loss, metric, sizes[dataset], at, len(losses))
-            axis.set(ylim=(0, 1), xticks=range(len(sizes[dataset])))
-            axis.set_xticklabels(sizes[dataset])
+            for loss in losses:
+                _bars(axis, results, dataset, loss, metric, sizes)
+            axis.set(ylim=(0, 1), xticks=range(len(sizes)), xlim=(-0.6, len(sizes) - 0.4))
+            axis.set_xticklabels(sizes)
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.3, axis="y")
             axis.set_axisbelow(True)
-        row[0].set_ylabel(f"trained on\n{row_title}")
+        row[0].set_ylabel(f"trained on\n{title}")
     for title, axis in zip(METRICS.values(), axes[0], strict=True):
         axis.set_title(title)
-    handles = [Patch(color=colour) for colour in (*COLOURS[:2], GREY)]
-    figure.legend(handles, ("linear", "sigmoid", "BCE"), loc="outside right upper", fontsize=8)
+    handles = [Patch(color=colour) for colour, _ in BARS.values()]
+    figure.legend(handles, list(BARS), loc="outside right upper", fontsize=8)
     return figure
 
 
 def _bars(
-    axis: Any,
-    results: Results,
-    dataset: str,
-    loss: str,
-    metric: str,
-    sizes: list[int],
-    at: int,
-    beside: int,
+    axis: Any, results: Results, dataset: str, loss: str, metric: str, sizes: list[int]
 ) -> None:
+    colour, shift = BARS[loss.rpartition("_")[2]]
     for place, size in enumerate(sizes):
         found = results.get((dataset, loss, size))
         if found is not None:
-            values = [trial["published"][metric] for trial in found["trials"]]
-            x = place + (at - (beside - 1) / 2) * 0.4
-            colour = GREY if beside == 1 else COLOURS[at]
-            axis.bar(x, np.mean(values), 0.4, yerr=np.std(values), color=colour, capsize=2)
+            mean, deviation = mean_and_deviation(
+                [trial["published"][metric] for trial in found["trials"]]
+            )
+            axis.bar(place + shift, mean, 0.4, yerr=deviation, color=colour, capsize=2)
 
 
 def trade_off(results: Results) -> Any:

@@ -159,7 +159,7 @@ def _versions(results: Results) -> list[str]:
     """Each machine and set of versions, with the number of runs made there."""
     found = Counter(
         (
-            ", ".join(f"{key}: {value}" for key, value in run["machine"].items()),
+            f"{run['machine']['processor']}, {run['machine']['cores']} cores",
             f"{run['threads']} thread",
             ", ".join(f"{k} {v}" for k, v in run["versions"].items() if isinstance(v, str)),
         )

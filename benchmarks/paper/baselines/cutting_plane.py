@@ -1,6 +1,6 @@
 """Minimise |w|^2 / 2 + C xi under constraints that an oracle names one after the other.
 
-Joachims, "Training Linear SVMs in Linear Time", KDD 2006, Algorithms 3 and 4.
+Joachims, "Training Linear SVMs in Linear Time", KDD 2006, Algorithm 1.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The marginal polytope of label vectors of n samples, and the projection onto it.
 
 Fathony and Kolter, "AP-Perf: Incorporating Generic Performance Metrics in Differentiable Learning",
-AISTATS 2020, Section 3: a distribution over {0, 1}^n matters to a metric of the confusion matrix
+AISTATS 2020: a distribution over {0, 1}^n matters to a metric of the confusion matrix
 only by its marginals Q[i, k], the probability that sample i is positive and exactly k samples are
 (k = 1 ... n). Those that belong to a distribution are the ones with
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 MOST_STEPS = 200  # Newton needs about ten
+MOST_SAMPLES = 127  # entries are counted in bytes
 
 
 class Pieces(NamedTuple):
@@ -42,6 +43,8 @@ def project(points: Array, start: Pieces | None = None) -> tuple[Array, Pieces]:
     the right pieces after finitely many steps.
     """
     n, problems, _ = points.shape
+    if n > MOST_SAMPLES:
+        raise ValueError(f"a game holds at most {MOST_SAMPLES} samples, got {n}")
     k = np.arange(1, n + 1)
     rank = k[:, None, None]
     a = -np.sort(-points, axis=0)
@@ -88,5 +91,5 @@ def project(points: Array, start: Pieces | None = None) -> tuple[Array, Pieces]:
 
 
 def _count(of: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many are true along the first axis, of at most 127; many times as fast as sum(0)."""
+    """How many are true along the first axis; many times as fast as sum(0)."""
     return np.add.reduce(of.view(np.int8), axis=0, dtype=np.int8).astype(np.int64)
