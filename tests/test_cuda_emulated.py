@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from cases import AVERAGES, CASES, LOSSES, TENTHS, Case
+from cases import AVERAGES, CASES, LOSSES, Case
 from emulator import build_library, build_once, needs_emulator
 from test_backends import (
     DTYPES,
@@ -74,10 +74,13 @@ def calls(library):
     assert names
 
 
+# So many thresholds that a batch of a few thousand samples goes into buckets.
+NINETEEN = tuple(i / 20 for i in range(1, 20))
+FINER = Table(threshold_step=0.05)
 # Many thresholds of tables and of hard counts, for whose buckets the shared cases are too small.
 BUCKETS = [
-    Case("buckets-table", (9000,), target="float", heaviside=Table(), threshold=TENTHS),
-    Case("buckets-table-soft", (3000, 3), target="soft", heaviside=Table(), threshold=TENTHS),
+    Case("buckets-table", (9000,), target="float", heaviside=FINER, threshold=NINETEEN),
+    Case("buckets-table-soft", (3000, 3), target="soft", heaviside=FINER, threshold=NINETEEN),
     Case(
         "buckets-table-index",
         (3000, 3),
@@ -89,8 +92,8 @@ BUCKETS = [
         membership="gated",
         bce_weight=0.3,
     ),
-    Case("buckets-one-class-many-blocks", (70_001,), target="float", threshold=TENTHS),
-    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=TENTHS, bce_weight=0.3),
+    Case("buckets-one-class-many-blocks", (70_001,), target="float", threshold=NINETEEN),
+    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=NINETEEN, bce_weight=0.3),
 ]
 # Every case in float32 and, in turn, in one of the other dtypes.
 DTYPES_OF_CASE = [
@@ -242,17 +245,19 @@ def test_value_and_grad_of_composite_losses(calls, name, average, case_id):
 COMPOSITE_CASES = {
     case.id: case
     for case in (
-        Case("buckets-classes", (5000, 2), threshold=TENTHS, pos_weight="classes"),
+        Case("buckets-classes", (5000, 2), threshold=NINETEEN, pos_weight="classes"),
         Case("blocks-classes", (5000, 3), threshold=(0.7, 0.2), membership="gated"),
     )
 }
 
 
-@pytest.mark.parametrize("heaviside", [Linear(), Sigmoid(), Table()], ids=str)
-@pytest.mark.parametrize("thresholds", [0.5, TENTHS], ids=["one", "tenths"])
+@pytest.mark.parametrize(
+    "heaviside", [Linear(), Sigmoid(), FINER], ids=["linear", "sigmoid", "table"]
+)
+@pytest.mark.parametrize("thresholds", [0.5, NINETEEN], ids=["one", "nineteen"])
 @pytest.mark.parametrize("name", ["f1", "mcc"])
 def test_launches(library, name, thresholds, heaviside):
-    """A loss and its gradient take two kernels, of few samples one, in buckets or not."""
+    """A loss and its gradient take two kernels, in buckets too; of few samples one."""
     loss = LOSSES[name][0]
     options = {"threshold": thresholds, "heaviside": heaviside}
     for size, kernels in ((1000, 1), (20_000, 2)):
