@@ -204,7 +204,13 @@ def step_headroom(found: list[Kernel], arguments: str) -> float:
     return sum(loop.bytes_per_element for loop in loops) / BYTES_A_SECOND / slots
 
 
+STEPS = ("Linear, float", "Linear, Half", "Sigmoid, float", "Sigmoid, Half")
+STEPS += ("Sigmoid, BFloat16", "Knots, Linear, 4, plain")
 COLUMNS = "kernel|sm|registers|shared|spilled|slots / element|bytes / element|bound by|headroom"
+
+
+def bound_by(headroom: float) -> str:
+    return "memory" if headroom > 1 else "issue slots"
 
 
 def row(kernel: Kernel) -> str:
@@ -212,8 +218,7 @@ def row(kernel: Kernel) -> str:
     if kernel.loop is None:
         return "| " + " | ".join(map(str, [*cells, "", "", "", ""])) + " |"
     loop = kernel.loop
-    bound = "memory" if loop.headroom > 1 else "issue slots"
-    cells += [f"{loop.issue_slots:.1f}", f"{loop.bytes_per_element:g}", bound]
+    cells += [f"{loop.issue_slots:.1f}", f"{loop.bytes_per_element:g}", bound_by(loop.headroom)]
     return "| " + " | ".join(map(str, [*cells, f"{loop.headroom:.1f}"])) + " |"
 
 
@@ -242,9 +247,10 @@ def main() -> None:
     for architecture in chosen:
         found = kernels(architecture)
         print("\n".join(map(row, found)), flush=True)
-        for arguments in ("Linear, float", "Sigmoid, float", "Knots, Linear, 4, plain"):
-            print(f"| step, <{arguments}> | {architecture} |" + " |" * 6, end="")
-            print(f" {step_headroom(found, arguments):.1f} |")
+        for arguments in STEPS:
+            headroom = step_headroom(found, arguments)
+            bound = bound_by(headroom)
+            print(f"| step, <{arguments}> | {architecture} | | | | | | {bound} | {headroom:.1f} |")
     print()
     print_triton_part()
 

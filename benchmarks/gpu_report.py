@@ -3,13 +3,14 @@
     python benchmarks/gpu_report.py [--seconds 1] [--output gpu_report.md]
 
 Correctness (pytest -m gpu, and each backend against the reference in float64), the same bits from
-run to run, capture in a CUDA graph, compute-sanitizer where it is on PATH; then the time of an
-F1-loss step, forward and backward through the public call, one threshold of eq. (5), beside
-cross-entropy, torch.compile of the reference, and a copy within the device of as many bytes as a
-step has to move (prediction and label twice, the gradient once). Times are medians, by CUDA events
-without waiting in between, so that a small step shows how long Python takes to launch it; nothing
-empties the caches. Exits non-zero when a check failed. --device cpu goes the same way as far as a
-CPU can, with perf_counter.
+run to run, capture in a CUDA graph, compute-sanitizer where it is on PATH: all of the F1 loss at
+one threshold of eq. (5), and at one size of losses at 99 thresholds and of metrics that are not
+linear-fractional. Then the time of a step, forward and backward through the public call, of the
+F1 loss and of those, beside cross-entropy, torch.compile of the reference, and a copy within the
+device of as many bytes as a step has to move (prediction and label twice, the gradient once). Times
+are medians, by CUDA events without waiting in between, so that a small step shows how long Python
+takes to launch it; nothing empties the caches. Exits non-zero when a check failed. --device cpu
+goes the same way as far as a CPU can, with perf_counter.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,16 @@ BACKENDS = ("native", "triton")
 TESTS = "tests"
 SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck")
 MOVED = 5  # elements that a step has to read or write, for a sample
+MANY = tuple(i / 100 for i in range(1, 100))
+# By the way that the kernels take: fused at one threshold, buckets, composite metrics, both.
+LOSSES = {
+    "F1": (softcm.f1_loss, 0.5),
+    "F1 at 99 thresholds": (softcm.f1_loss, MANY),
+    "MCC": (softcm.mcc_loss, 0.5),
+    "AUROC at 99 thresholds": (softcm.auroc_loss, MANY),
+}
+OTHER_LOSSES = tuple(LOSSES)[1:]
+SIZE_OF_OTHERS = 20_001  # the reference holds a float64 number for each threshold and sample
 
 
 class Row(NamedTuple):
@@ -68,11 +80,12 @@ def batch(size: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
     return input.requires_grad_(), target
 
 
-def f1_step(
-    input: Tensor, target: Tensor, backend: str, threshold: float | tuple[float, ...] = 0.5
+def loss_step(
+    input: Tensor, target: Tensor, backend: str, loss: str = "F1"
 ) -> tuple[Tensor, Tensor]:
-    loss = softcm.f1_loss(input, target, threshold=threshold, backend=backend)
-    return loss, torch.autograd.grad(loss, input)[0]
+    function, threshold = LOSSES[loss]
+    value = function(input, target, threshold=threshold, backend=backend)
+    return value, torch.autograd.grad(value, input)[0]
 
 
 def demand(backend: str, device: str) -> None:
@@ -92,12 +105,12 @@ def run_tests() -> str:
     return summary
 
 
-def check_against_reference(backend: str, device: str, size: int) -> str:
+def check_against_reference(loss_name: str, backend: str, device: str, size: int) -> str:
     demand(backend, device)
     input, target = batch(size, torch.float32, device)
-    loss, gradient = f1_step(input, target, backend)
-    exact, exact_gradient = f1_step(
-        input.detach().double().requires_grad_(), target.double(), "reference"
+    loss, gradient = loss_step(input, target, backend, loss_name)
+    exact, exact_gradient = loss_step(
+        input.detach().double().requires_grad_(), target.double(), "reference", loss_name
     )
     error = ((loss - exact).abs() / exact).item()
     gradient_error = ((gradient - exact_gradient).abs().max() / exact_gradient.abs().max()).item()
@@ -107,15 +120,15 @@ def check_against_reference(backend: str, device: str, size: int) -> str:
     return found
 
 
-def check_same_bits(backend: str, device: str, size: int) -> str:
+def check_same_bits(loss: str, backend: str, device: str, size: int) -> str:
     demand(backend, device)
     example = batch(size, torch.float32, device)
-    first, *others = (f1_step(*example, backend) for _ in range(10))
+    first, *others = (loss_step(*example, backend, loss) for _ in range(10))
     assert all(all(map(torch.equal, first, other)) for other in others), "bits differ"
     return "the same bits in 10 runs"
 
 
-def check_graph(backend: str, device: str, size: int) -> str:
+def check_graph(loss: str, backend: str, device: str, size: int) -> str:
     demand(backend, device)
     if device != "cuda":
         raise NotRun(f"no CUDA graphs on {device}")
@@ -123,28 +136,37 @@ def check_graph(backend: str, device: str, size: int) -> str:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        f1_step(input, target, backend)
+        loss_step(input, target, backend, loss)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = f1_step(input, target, backend)
+        captured = loss_step(input, target, backend, loss)
     with torch.no_grad():
         input.copy_(1 - input)
     graph.replay()
-    assert all(map(torch.equal, captured, f1_step(input, target, backend))), "a replay differs"
+    assert all(map(torch.equal, captured, loss_step(input, target, backend, loss))), (
+        "a replay differs"
+    )
     return "captured; a replay on new values gives the bits of a call"
 
 
+CHECKS = {
+    "against float64": check_against_reference,
+    "determinism": check_same_bits,
+    "CUDA graph": check_graph,
+}
+
+
 def small_steps(device: str) -> None:
-    """What compute-sanitizer looks at: each backend, few and many samples and thresholds."""
+    """What compute-sanitizer looks at: each backend and loss, few and many samples."""
     for backend in BACKENDS:
         try:
             demand(backend, device)
         except NotRun:
             continue
         for size in (1_000, 100_001):
-            for threshold in (0.5, tuple(i / 100 for i in range(1, 100))):
-                f1_step(*batch(size, torch.float32, device), backend, threshold)
+            for loss in LOSSES:
+                loss_step(*batch(size, torch.float32, device), backend, loss)
 
 
 def run_sanitizer(tool: str, device: str) -> str:
@@ -196,7 +218,12 @@ def contenders(size: int, dtype: torch.dtype, device: str) -> dict[str, Step]:
 
     return {
         "copy": lambda: destination.copy_(source),
-        **{backend: partial(f1_step, input, target, backend) for backend in BACKENDS},
+        **{backend: partial(loss_step, input, target, backend) for backend in BACKENDS},
+        **{
+            f"{backend}, {loss}": partial(loss_step, input, target, backend, loss)
+            for backend in BACKENDS
+            for loss in OTHER_LOSSES
+        },
         "cross-entropy": step(F.binary_cross_entropy),
         "compiled reference": step(reference),
     }
@@ -209,8 +236,9 @@ def times(size: int, dtype: torch.dtype, device: str, seconds: float) -> Iterato
     for name, step in contenders(size, dtype, device).items():
         where = (f"time, {name}", f"{size:,}", str(dtype).removeprefix("torch."))
         try:
-            if name in BACKENDS:
-                demand(name, device)
+            backend = name.split(",")[0]
+            if backend in BACKENDS:
+                demand(backend, device)
             seconds_a_step = median(step, seconds)
         except Exception as error:
             yield Row(*where, failure(error))
@@ -252,14 +280,13 @@ def report(arguments: argparse.Namespace) -> Iterator[Row]:
     yield from machine(device)
     yield check("pytest -m gpu", run_tests)
     for backend in BACKENDS:
-        for name, function in (
-            ("against float64", check_against_reference),
-            ("determinism", check_same_bits),
-            ("CUDA graph", check_graph),
-        ):
+        for name, function in CHECKS.items():
             for size in arguments.sizes:
                 what = f"{name}, {backend}"
-                yield check(what, function, backend, device, size, size=f"{size:,}")
+                yield check(what, function, "F1", backend, device, size, size=f"{size:,}")
+        for loss, (name, function) in product(OTHER_LOSSES, CHECKS.items()):
+            what, size = f"{name}, {backend}, {loss}", SIZE_OF_OTHERS
+            yield check(what, function, loss, backend, device, size, size=f"{size:,}")
     for tool in SANITIZER_TOOLS:
         yield check(f"compute-sanitizer, {tool}", run_sanitizer, tool, device)
     for size in arguments.sizes:

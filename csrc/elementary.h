@@ -1,7 +1,8 @@
 // exp and logarithms that a compiler can vectorise, with the same bits on every instruction set.
 //
 // The float versions are straight-line code: selects, no branches, no table. Float64 takes the
-// library's functions, which no vector loop waits for.
+// library's functions, which no vector loop waits for. A GPU has instructions of its own for 2^x
+// and 1 / x, without which exp and a division would be most of what a sample takes.
 #pragma once
 
 #include <cmath>
@@ -14,6 +15,12 @@
 #define SOFTCM_HD __attribute__((always_inline)) inline
 #else
 #define SOFTCM_HD inline
+#endif
+
+// SOFTCM_EMULATED: a build of the CUDA part for the CPU, with approximations of its own.
+#if defined(__CUDA_ARCH__) || defined(SOFTCM_EMULATED)
+#define SOFTCM_APPROXIMATIONS
+#include "cuda/approximations.h"
 #endif
 
 namespace softcm {
@@ -56,15 +63,33 @@ SOFTCM_HD float exp_series(float r) {
 // exp(x) for x <= 0; below -87 the result stays at exp(-87), which is far below any rounding here.
 SOFTCM_HD float exp_nonpositive(float x) {
   const float clamped = x < -87.0f ? -87.0f : x;
+#if defined(SOFTCM_APPROXIMATIONS)
+  const float power = clamped * 1.44269504f;
+  const float rest = fmaf(power, -0.693147182f, clamped);  // what power has lost by its rounding
+  const float rounded = approximate_exp2(power);
+  return fmaf(rounded, rest, rounded);
+#else
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
   const float shifted = clamped * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
   const int32_t exponent = float_bits(shifted) - 0x4b400000;
   return exp_series(r) * float_from_bits((exponent + 127) << 23);
+#endif
 }
 
 SOFTCM_HD double exp_nonpositive(double x) { return std::exp(x); }
+
+// x / y for y in [1, 2], within 2 units in the last place.
+SOFTCM_HD float ratio(float x, float y) {
+#if defined(SOFTCM_APPROXIMATIONS)
+  return x * approximate_reciprocal(y);
+#else
+  return x / y;
+#endif
+}
+
+SOFTCM_HD double ratio(double x, double y) { return x / y; }
 
 // exp(x) for |x| <= 87, of an x with more digits than float has.
 SOFTCM_HD float exp_of_double(double x) {

@@ -78,7 +78,7 @@ struct Sigmoid {
     const T difference = (p - tau) - tau_rest;
     const T signed_distance = p < tau ? difference : -difference;
     const T e = exp_nonpositive(k * (signed_distance > T(0) ? T(0) : signed_distance));
-    return e / (T(1) + e);
+    return ratio(e, T(1) + e);
   }
 
   SOFTCM_HD T slope(T p, T q) const {

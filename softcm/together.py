@@ -19,9 +19,9 @@ def value_and_grad(loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
         value, grad = step(logits, target)
         logits.backward(grad)  # on into the model, if there is one
 
-    For linear-fractional metrics (:func:`softcm.f1_loss` says which) one call of the kernels writes
-    both, on a GPU in a single launch for a batch of up to 4,096 samples, and nothing is multiplied
-    by an upstream gradient. Other losses take autograd's way. :func:`torch.func.grad_and_value`
+    For every loss but ``confusion_loss`` with a callable, one call of the kernels writes both, and
+    nothing is multiplied by an upstream gradient; on a GPU it is a single launch for up to 4,096
+    samples at few thresholds. Other losses take autograd's way. :func:`torch.func.grad_and_value`
     gives the same by the reference.
 
     Args:

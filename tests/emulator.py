@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock  # which torch itself needs
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMT = ROOT / "tests" / "simt"
 TORCH = Path(torch.__file__).parent
 COMPILER = os.environ.get("CXX", "c++")
 FLAGS = ["-std=c++20", "-O1", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+FLAGS += ["-DSOFTCM_EMULATED"]
 # The same functions under a key that no tensor here has, so that real CUDA kernels stay in place.
 AS_PRIVATE_USE = ("cuda/operators.cpp", "softcm, CUDA, m", "softcm, PrivateUse1, m")
 
@@ -37,12 +39,26 @@ needs_emulator = pytest.mark.skipif(
 
 def copy_of_sources(folder, *edits):
     shutil.copytree(ROOT / "csrc", folder / "csrc")
+    shutil.copy(SIMT / "approximations.h", folder / "csrc" / "cuda")
     for name, old, new in edits:
         path = folder / "csrc" / name
         text = path.read_text()
         assert old in text, f"{name} has no {old!r}"
         path.write_text(text.replace(old, new, 1))
     return folder / "csrc"
+
+
+def build_once(tmp_path_factory, name, build):
+    """What build(folder) returns, for all workers of pytest-xdist from the first one to ask."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
+    with FileLock(f"{folder}.lock"):
+        built = folder / "built"
+        if not built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            built.write_text(str(build(folder)))
+        return Path(built.read_text())
 
 
 def run(command):
@@ -80,12 +96,17 @@ SANITIZERS = {
 }
 
 
-def build_program(folder, sanitizer, *edits):
-    """tests/simt/sanitized.cpp; the scheduler itself is compiled without the sanitizer."""
+def build_scheduler(folder, sanitizer):
+    """Compiled without the sanitizer, of which it only knows; the same for every program."""
+    return compile_file(SIMT / "simt.cpp", ROOT / "csrc", folder, SANITIZERS[sanitizer][1])
+
+
+def build_program(folder, sanitizer, scheduler, kinds, *edits):
+    """tests/simt/sanitized.cpp with the kinds of kernels that are asked for."""
     csrc = copy_of_sources(folder, *edits)
-    flags, scheduler_flag = SANITIZERS[sanitizer]
-    kernels = compile_file(SIMT / "sanitized.cpp", csrc, folder, "-g1", *flags.split())
-    scheduler = compile_file(SIMT / "simt.cpp", csrc, folder, scheduler_flag)
+    flags = SANITIZERS[sanitizer][0].split()
+    chosen = [f"-DSIMT_{kind.upper()}" for kind in kinds]
+    kernels = compile_file(SIMT / "sanitized.cpp", csrc, folder, "-g1", *chosen, *flags)
     program = folder / "sanitized"
-    run([*shlex.split(COMPILER), *flags.split(), kernels, scheduler, "-o", program])
+    run([*shlex.split(COMPILER), *flags, kernels, scheduler, "-o", program])
     return program

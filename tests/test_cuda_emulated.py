@@ -9,18 +9,20 @@ import itertools
 
 import pytest
 import torch
-from cases import AVERAGES, CASES, LOSSES, TENTHS, Case
-from emulator import build_library, needs_emulator
+from cases import AVERAGES, CASES, LOSSES, Case
+from emulator import build_library, build_once, needs_emulator
 from test_backends import (
     DTYPES,
     HALF,
     UPSTREAM,
     assert_counts,
+    assert_gradient,
     assert_loss,
     assert_upstream_gradient,
     by_id,
     counts_of,
     get_id,
+    largest_gradient,
     loss_of,
 )
 from test_operators import OPERATORS
@@ -39,7 +41,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    path = build_library(tmp_path_factory.mktemp("emulated"))
+    path = build_once(tmp_path_factory, "emulated", build_library)
     torch.ops.load_library(path)
     return ctypes.CDLL(path)
 
@@ -72,10 +74,13 @@ def calls(library):
     assert names
 
 
+# So many thresholds that a batch of a few thousand samples goes into buckets.
+NINETEEN = tuple(i / 20 for i in range(1, 20))
+FINER = Table(threshold_step=0.05)
 # Many thresholds of tables and of hard counts, for whose buckets the shared cases are too small.
 BUCKETS = [
-    Case("buckets-table", (9000,), target="float", heaviside=Table(), threshold=TENTHS),
-    Case("buckets-table-soft", (3000, 3), target="soft", heaviside=Table(), threshold=TENTHS),
+    Case("buckets-table", (9000,), target="float", heaviside=FINER, threshold=NINETEEN),
+    Case("buckets-table-soft", (3000, 3), target="soft", heaviside=FINER, threshold=NINETEEN),
     Case(
         "buckets-table-index",
         (3000, 3),
@@ -87,8 +92,8 @@ BUCKETS = [
         membership="gated",
         bce_weight=0.3,
     ),
-    Case("buckets-one-class-many-blocks", (70_001,), target="float", threshold=TENTHS),
-    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=TENTHS, bce_weight=0.3),
+    Case("buckets-one-class-many-blocks", (70_001,), target="float", threshold=NINETEEN),
+    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=NINETEEN, bce_weight=0.3),
 ]
 # Every case in float32 and, in turn, in one of the other dtypes.
 DTYPES_OF_CASE = [
@@ -116,11 +121,16 @@ def test_case(case, dtype, names):
         assert_loss(case, example, name, "native")
 
 
+COMPOSITE = ("balanced_accuracy", "gmean", "informedness", "mcc", "kappa", "auroc", "auprc")
+
+
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss(name, average):
+def test_every_loss(calls, name, average):
     case = by_id[f"average-{average}-index"]
     assert_loss(case, case.build(), name, "native")
+    operator = {"callable": "soft_counts", **dict.fromkeys(COMPOSITE, "composite_loss")}
+    assert calls[0] == operator.get(name, "fractional_loss")
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.values == "exact"], ids=get_id)
@@ -205,6 +215,57 @@ def test_value_and_grad(calls, case_id, dtype):
     torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=0)
     coarse = {"rtol": 1e-2, "atol": 0} if dtype == torch.bfloat16 else {"rtol": 1e-6, "atol": 1e-12}
     torch.testing.assert_close(grad, leaf.grad, **coarse)
+
+
+# One block, class indices of logits, buckets, several blocks.
+@pytest.mark.parametrize(
+    ("average", "case_id"),
+    [
+        *itertools.product(AVERAGES, ("average-{}-int64", "average-{}-index-all")),
+        ("micro", "buckets-classes"),
+        ("none", "blocks-classes"),
+    ],
+)
+@pytest.mark.parametrize("name", COMPOSITE)
+def test_value_and_grad_of_composite_losses(calls, name, average, case_id):
+    """Against float64, at several thresholds."""
+    case = COMPOSITE_CASES.get(case_id) or by_id[case_id.format(average)]
+    example = case.build()
+    loss, arguments = LOSSES[name]
+    options = example.options | {"average": average} | arguments
+    value, grad = softcm.value_and_grad(loss)(example.input, example.target, **options)
+    assert calls.count("composite_loss") == 1
+    assert "soft_counts_backward" not in calls
+    example = example._replace(options=options, loss_options={}).in_float64()
+    exact, exact_grad = loss_of(example, name, "reference")
+    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=1e-6)
+    assert_gradient(grad, exact_grad, 1e-5, largest_gradient(case, example, name, exact_grad))
+
+
+COMPOSITE_CASES = {
+    case.id: case
+    for case in (
+        Case("buckets-classes", (5000, 2), threshold=NINETEEN, pos_weight="classes"),
+        Case("blocks-classes", (5000, 3), threshold=(0.7, 0.2), membership="gated"),
+    )
+}
+
+
+@pytest.mark.parametrize(
+    "heaviside", [Linear(), Sigmoid(), FINER], ids=["linear", "sigmoid", "table"]
+)
+@pytest.mark.parametrize("thresholds", [0.5, NINETEEN], ids=["one", "nineteen"])
+@pytest.mark.parametrize("name", ["f1", "mcc"])
+def test_launches(library, name, thresholds, heaviside):
+    """A loss and its gradient take two kernels, in buckets too; of few samples one."""
+    loss = LOSSES[name][0]
+    options = {"threshold": thresholds, "heaviside": heaviside}
+    for size, kernels in ((1000, 1), (20_000, 2)):
+        input, target = torch.rand(size, requires_grad=True), (torch.rand(size) < 0.3).float()
+        before = library.simt_launches()
+        loss(input, target, **options).backward()
+        softcm.value_and_grad(loss)(input, target, **options)
+        assert library.simt_launches() - before == 2 * kernels
 
 
 @pytest.mark.parametrize("heaviside", [Linear(), Sigmoid()], ids=str)

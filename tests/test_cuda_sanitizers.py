@@ -5,11 +5,24 @@ each CUDA thread is a thread; and the same for kernels with a bug, each of which
 import subprocess
 
 import pytest
-from emulator import SANITIZERS, build_program, needs_emulator
+from emulator import SANITIZERS, build_once, build_program, build_scheduler, needs_emulator
 
 pytestmark = [needs_emulator, pytest.mark.slow]
 
-KERNELS = ("plain", "general", "thresholds", "buckets", "classes")
+KERNELS = ("plain", "small", "general", "thresholds", "buckets", "classes", "composite")
+
+
+@pytest.fixture(scope="module")
+def schedulers(tmp_path_factory):
+    """The emulator's own part by sanitizer."""
+    return {
+        name: build_once(
+            tmp_path_factory,
+            f"scheduler-{name}",
+            lambda folder, name=name: build_scheduler(folder, name),
+        )
+        for name in SANITIZERS
+    }
 
 
 def runs(program, name, seed):
@@ -18,8 +31,8 @@ def runs(program, name, seed):
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_clean(sanitizer, tmp_path):
-    program = build_program(tmp_path, sanitizer)
+def test_clean(sanitizer, schedulers, tmp_path):
+    program = build_program(tmp_path, sanitizer, schedulers[sanitizer], KERNELS)
     for name in KERNELS:
         for seed in (1, 2):
             status, output = runs(program, name, seed)
@@ -87,16 +100,17 @@ BUGS = {
 }
 
 
-def test_several_rounds(tmp_path):
+def test_several_rounds(schedulers, tmp_path):
     """Limbs in shared memory are emptied in time: here after a part of a block's samples."""
     edit = ("cuda/histogram.cuh", "kRound = 16384", "kRound = 1000")
-    program = build_program(tmp_path, "address", edit)
+    program = build_program(tmp_path, "address", schedulers["address"], ["buckets"], edit)
     assert runs(program, "buckets", 1) == (0, "agrees\n")
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_bug_is_found(bug, tmp_path):
+def test_bug_is_found(bug, schedulers, tmp_path):
     edit, (sanitizer, name, expected) = BUGS[bug]
-    status, output = runs(build_program(tmp_path, sanitizer, edit), name, 1)
+    program = build_program(tmp_path, sanitizer, schedulers[sanitizer], [name], edit)
+    status, output = runs(program, name, 1)
     assert status != 0
     assert any(words in output for words in expected.split("|")), output[:3000]

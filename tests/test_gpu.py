@@ -27,7 +27,18 @@ def test_counts(case, dtype):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("case_id", ["size-16385-plain", "target-soft", "weight-zeros-classes"])
+@pytest.mark.parametrize(
+    "case_id",
+    [
+        "size-16385-plain",
+        "target-soft",
+        "weight-zeros-classes",
+        "average-micro-int64-all",
+        "many-linear0.1-soft",  # buckets
+        "many-soft",
+        "table-large",
+    ],
+)
 def test_loss_and_gradient(case_id, name):
     case = by_id[case_id]
     exact, exact_gradient = loss_of(case.build().in_float64(), name, "reference")
@@ -36,18 +47,49 @@ def test_loss_and_gradient(case_id, name):
     assert_gradient(gradient, exact_gradient, 1e-5, exact_gradient.abs().max())
 
 
-def test_same_bits_from_run_to_run():
-    example = by_id["large"].build("cuda")
-    first, second = (loss_of(example, "f1", "native") for _ in range(2))
+# At one threshold and in buckets, of a linear-fractional metric and of one that is not.
+THRESHOLDS = {"one": 0.5, "buckets": tuple(i / 100 for i in range(1, 100))}
+each_way = pytest.mark.parametrize(
+    ("name", "threshold"),
+    [(name, threshold) for name in ("f1", "mcc", "auroc") for threshold in THRESHOLDS],
+)
+
+
+def random_batch(size):
+    return torch.rand(size, device="cuda"), (torch.rand(size, device="cuda") < 0.3).float()
+
+
+@each_way
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_value_and_grad(size, name, threshold):
+    """Of a small batch by one kernel, of a large one by two."""
+    input, target = random_batch(size)
+    options = {"threshold": THRESHOLDS[threshold], "backend": "native"}
+    value, grad = softcm.value_and_grad(LOSSES[name][0])(input, target, **options)
+    leaf = input.requires_grad_()
+    expected = LOSSES[name][0](leaf, target, **options)
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=0)
+    expected_grad = torch.autograd.grad(expected, leaf)[0]
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-6, atol=1e-12)
+
+
+@each_way
+def test_same_bits_from_run_to_run(name, threshold):
+    input, target = random_batch(1_000_001)
+    options = {"threshold": THRESHOLDS[threshold], "backend": "native"}
+    step = softcm.value_and_grad(LOSSES[name][0])
+    first, second = (step(input, target, **options) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
-def test_capture_in_a_graph():
-    input = torch.rand(100_000, device="cuda", requires_grad=True)
-    target = (torch.rand(100_000, device="cuda") < 0.3).float()
+@each_way
+def test_capture_in_a_graph(name, threshold):
+    input, target = random_batch(100_000)
+    input.requires_grad_()
 
     def step():
-        loss = softcm.f1_loss(input, target, backend="native")
+        options = {"threshold": THRESHOLDS[threshold], "backend": "native"}
+        loss = LOSSES[name][0](input, target, **options)
         return loss, torch.autograd.grad(loss, input)[0]
 
     stream = torch.cuda.Stream()

@@ -46,6 +46,12 @@ def test_table(gpu_report, tmp_path, capsys):
     if not torch.cuda.is_available():
         assert "skipped" in results["pytest -m gpu", "", ""][0]
     assert "no compute-sanitizer" in results["compute-sanitizer, racecheck", "", ""][0]
+    for loss in gpu_report.OTHER_LOSSES:
+        row = results[f"against float64, native, {loss}", "20,001", ""]
+        assert row[0].startswith("relative error: loss")
+        row = results[f"determinism, native, {loss}", "20,001", ""]
+        assert row[0] == "the same bits in 10 runs"
+        assert results[f"time, native, {loss}", "64", "float32"][0].endswith(" us")
     for size in ("64", "100"):
         assert results["against float64, native", size, ""][0].startswith("relative error: loss")
         assert results["determinism, native", size, ""][0] == "the same bits in 10 runs"
@@ -60,7 +66,7 @@ def test_table(gpu_report, tmp_path, capsys):
 
 
 def test_failures_are_told(gpu_report, tmp_path, monkeypatch):
-    true_step, calls = gpu_report.f1_step, []
+    true_step, calls = gpu_report.loss_step, []
 
     def step(*arguments):
         loss, gradient = true_step(*arguments)
@@ -71,8 +77,9 @@ def test_failures_are_told(gpu_report, tmp_path, monkeypatch):
     def refuse(*_):
         raise NotImplementedError("no | such kernel\nand more")
 
-    monkeypatch.setattr(gpu_report, "f1_step", step)
+    monkeypatch.setattr(gpu_report, "loss_step", step)
     monkeypatch.setattr(gpu_report, "BACKENDS", ("reference",))
+    monkeypatch.setattr(gpu_report, "OTHER_LOSSES", ())
     monkeypatch.setattr(gpu_report, "run_tests", lambda: "1 passed")
     monkeypatch.setattr(gpu_report.F, "binary_cross_entropy", refuse)
     output = tmp_path / "report.md"
@@ -124,17 +131,17 @@ def test_sanitizer(gpu_report, tmp_path, monkeypatch):
 
 @needs_native
 def test_small_steps(gpu_report, monkeypatch):
-    true_step, seen = gpu_report.f1_step, []
+    true_step, seen = gpu_report.loss_step, []
 
-    def step(input, target, backend, threshold):
-        seen.append((backend, len(input), threshold == 0.5))
-        return true_step(input, target, backend, threshold)
+    def step(input, target, backend, loss):
+        seen.append((backend, len(input), loss))
+        return true_step(input, target, backend, loss)
 
-    monkeypatch.setattr(gpu_report, "f1_step", step)
+    monkeypatch.setattr(gpu_report, "loss_step", step)
     monkeypatch.setattr(gpu_report, "BACKENDS", ("native",))
     gpu_report.small_steps("cpu")
     sizes = (1_000, 100_001)
-    assert seen == [("native", size, one) for size in sizes for one in (True, False)]
+    assert seen == [("native", size, loss) for size in sizes for loss in gpu_report.LOSSES]
 
 
 def test_median_of_events(gpu_report, monkeypatch):

@@ -1,16 +1,21 @@
 // Kernels of every kind on a few thousand samples, for builds with a sanitizer, against sums in
-// float64. Usage: sanitized plain|general|thresholds|buckets|classes SEED; exit status 1 where they
-// differ.
+// float64. Usage: sanitized plain|small|general|thresholds|composite|buckets|classes SEED; exit
+// status 1 where they differ. Of these kinds there are those of which SIMT_PLAIN and so on are
+// defined, as kernels take long to compile.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "cuda/bucket_gradient.cuh"
 #include "cuda/histogram.cuh"
+#include "cuda/small_loss.cuh"
+#ifdef SIMT_CLASSES
 #include "cuda/one_vs_rest.cu"
+#endif
 
 extern "C" void simt_seed(unsigned seed);
 
@@ -18,6 +23,7 @@ namespace softcm {
 namespace {
 
 constexpr int64_t kSamples = 2 * 4096 + 1003;  // three blocks, the last with a tail
+constexpr int64_t kFewSamples = 1003;          // one block
 
 // Memory of its own for every array: a red zone on both sides, and filled with NaN.
 template <class T>
@@ -31,10 +37,14 @@ T* allocate(int64_t count) {
 struct Example {
   Batch batch{};
   std::vector<double> tau, p, y;
+  LossRule rule{{{2, 0, 0, 0}, 0, {2, 1, 1, 0}, 0}, true, Average::kMacro, 0, 0};  // F1
+  std::optional<Composite> composite;  // in the place of F1
 
   // offset: elements by which input begins off the alignment of a vector.
-  Example(std::vector<double> thresholds, int64_t classes, int64_t offset) : tau(thresholds) {
-    const int64_t count = kSamples / classes * classes;
+  Example(std::vector<double> thresholds, int64_t classes, int64_t offset,
+          int64_t samples = kSamples)
+      : tau(thresholds) {
+    const int64_t count = samples / classes * classes;
     float* input = allocate<float>(count + offset) + offset;
     float* target = allocate<float>(count);
     std::mt19937 random(1);
@@ -70,6 +80,29 @@ struct Example {
     }
     return counts(sums, batch.gated);
   }
+
+  // The mean over the classes, or of all of them as one.
+  double expected_loss() const {
+    const bool micro = rule.average == Average::kMicro;
+    double loss = 0;
+    std::vector<Counts> of_class(tau.size()), partials(tau.size());
+    for (int64_t c = 0; c < batch.classes; ++c) {
+      for (size_t t = 0; t < tau.size(); ++t) {
+        of_class[t] = micro && c > 0 ? of_class[t] : Counts{0, 0, 0, 0};
+        of_class[t] += expected(c, static_cast<int64_t>(t));
+      }
+      const double of_one = expected_loss(of_class, partials);
+      loss = micro ? of_one : loss + of_one / static_cast<double>(batch.classes);
+    }
+    return loss;
+  }
+
+  double expected_loss(const std::vector<Counts>& counts, std::vector<Counts>& partials) const {
+    const int64_t thresholds = static_cast<int64_t>(counts.size());
+    if (!composite) return class_loss(rule, counts.data(), thresholds, partials.data());
+    const LossRuleOf<Composite> of_composite{*composite, true, rule.average, 0, 0};
+    return class_loss(of_composite, counts.data(), thresholds, partials.data());
+  }
 };
 
 struct Outputs {
@@ -77,7 +110,8 @@ struct Outputs {
   Result result{};
   float* loss = allocate<float>(1);
 
-  Outputs(const Batch& batch, const Division& division) {
+  Outputs(const Example& example, const Division& division) {
+    const Batch& batch = example.batch;
     const int64_t items = batch.classes * batch.thresholds;
     work.sums = allocate<double>(division.parts * items * kSums);
     work.totals = allocate<double>(division.parts * batch.classes * 2);
@@ -91,8 +125,9 @@ struct Outputs {
     std::memset(work.ticket, 0, (1 + batch.classes) * sizeof(unsigned));
     result.counts = reinterpret_cast<Counts*>(allocate<double>(4 * items));
     static const double f1[10] = {2, 0, 0, 0, 0, 2, 1, 1, 0, 0};
-    result.metric = f1;
-    result.rule.maximize = true;
+    result.metric = example.composite ? nullptr : f1;
+    result.composite = example.composite.value_or(Composite{});
+    result.rule = example.rule;
     result.loss = {loss, false};
     result.grad_counts = reinterpret_cast<Counts*>(allocate<double>(4 * items));
     result.grad_entropy = allocate<double>(batch.classes);
@@ -105,7 +140,7 @@ bool near(double actual, double expected, double tolerance) {
 
 // Counts, and the sum over all elements of grad * input against the same from the counts' gradient.
 bool agrees(const Example& example, const Outputs& outputs, const float* grad) {
-  bool good = std::isfinite(*outputs.loss);
+  bool good = near(*outputs.loss, example.expected_loss(), 1e-6);
   const Batch& batch = example.batch;
   double sum = 0, largest = 0;
   for (int64_t c = 0; c < batch.classes; ++c) {
@@ -134,7 +169,7 @@ template <class Forward, class Backward>
 bool run(const Example& example, const Forward& forward, const Backward& backward) {
   const Batch& batch = example.batch;
   const Division division = divide(batch);
-  const Outputs outputs(batch, division);
+  const Outputs outputs(example, division);
   const Upstream upstream{outputs.result.grad_counts, outputs.result.grad_entropy, Array()};
   float* grad = allocate<float>(batch.classes * batch.inner);
   launch(forward, division.blocks(), nullptr, batch, division, false, outputs.work, outputs.result);
@@ -150,10 +185,11 @@ bool run_general(const Example& example) {
   return run(example, soft_counts_kernel<Linear, float, 4, 1>, gradient_kernel<Linear, float, 1>);
 }
 
+#ifdef SIMT_PLAIN
 bool run_plain(const Example& example) {
   const Batch& batch = example.batch;
   const Division division = divide(batch);
-  const Outputs outputs(batch, division);
+  const Outputs outputs(example, division);
   const Upstream upstream{outputs.result.grad_counts, outputs.result.grad_entropy, Array()};
   float* grad = allocate<float>(batch.inner);
   launch(plain_counts_kernel<Linear, float>, division.blocks(), nullptr, batch, division,
@@ -163,11 +199,36 @@ bool run_plain(const Example& example) {
   return agrees(example, outputs, grad);
 }
 
+#endif
+
+#ifdef SIMT_SMALL
+template <int kGroup>
+bool run_small(const Example& example) {
+  const Batch& batch = example.batch;
+  const Division division = divide(batch);
+  const Outputs outputs(example, division);
+  float* grad = allocate<float>(batch.classes * batch.inner);
+  launch(small_loss_kernel<Linear, float, kGroup>, 1, nullptr, batch, division, false, outputs.work,
+         outputs.result, grad);
+  return division.blocks() == 1 && agrees(example, outputs, grad);
+}
+#endif
+
+#ifdef SIMT_COMPOSITE
+bool run_composite(CompositeKind kind, Average average) {
+  Example example({0.2, 0.35, 0.5, 0.65, 0.8}, 3, 0);
+  example.composite = Composite{kind};
+  example.rule.average = average;
+  return run_general(example);
+}
+#endif
+
+#ifdef SIMT_BUCKETS
 template <int kPack, bool kPlain, class Access>
 bool run_buckets(const Example& example) {
   const Batch& batch = example.batch;
   const Division division = divide_for_buckets(batch);
-  const Outputs outputs(batch, division);
+  const Outputs outputs(example, division);
   const Upstream upstream{outputs.result.grad_counts, outputs.result.grad_entropy, Array()};
   float* grad = allocate<float>(batch.classes * batch.inner);
   launch(histogram_kernel<Knots<Linear>, kPack, kPlain>, division.blocks(), nullptr, batch,
@@ -177,6 +238,9 @@ bool run_buckets(const Example& example) {
   return agrees(example, outputs, grad);
 }
 
+#endif
+
+#ifdef SIMT_THRESHOLDS
 bool run_thresholds(const Example& example) {
   const Batch& batch = example.batch;
   const int64_t blocks = divide(batch).blocks();
@@ -193,6 +257,9 @@ bool run_thresholds(const Example& example) {
   return good;
 }
 
+#endif
+
+#ifdef SIMT_CLASSES
 // Softmax over classes: sigmoid(output) sums to 1.
 bool run_classes(int64_t n, int64_t classes, int64_t stride) {
   const int64_t count = n * classes * stride;
@@ -208,11 +275,33 @@ bool run_classes(int64_t n, int64_t classes, int64_t stride) {
   return good && near(sum, static_cast<double>(n * stride), 1e-5);
 }
 
+#endif
+
 bool run_named(const std::string& name) {
   const std::vector<double> several = {0.2, 0.35, 0.5, 0.65, 0.8};
+#ifdef SIMT_PLAIN
   if (name == "plain") return run_plain({{0.5}, 1, 0});
+#endif
+#ifdef SIMT_SMALL
+  if (name == "small") {
+    Example composite({0.5}, 1, 0, kFewSamples);
+    composite.composite = Composite{CompositeKind::kKappa};
+    return run_small<4>({several, 1, 0, kFewSamples}) && run_small<1>(composite);
+  }
+#endif
+#ifdef SIMT_GENERAL
   if (name == "general") return run_general({several, 1, 0}) && run_general({several, 1, 1});
+#endif
+#ifdef SIMT_THRESHOLDS
   if (name == "thresholds") return run_general({several, 5, 0}) && run_thresholds({several, 1, 0});
+#endif
+#ifdef SIMT_COMPOSITE
+  if (name == "composite") {
+    return run_composite(CompositeKind::kMcc, Average::kMacro) &&
+           run_composite(CompositeKind::kAuroc, Average::kMicro);
+  }
+#endif
+#ifdef SIMT_BUCKETS
   if (name == "buckets") {
     // More than go together, unordered.
     std::vector<double> many;
@@ -221,7 +310,10 @@ bool run_named(const std::string& name) {
            run_buckets<1, false, AnyAccess<float>>({several, 3, 0}) &&
            run_buckets<4, false, AnyAccess<float>>({many, 1, 0});
   }
+#endif
+#ifdef SIMT_CLASSES
   if (name == "classes") return run_classes(40, 33, 1) && run_classes(2, 3, 300);
+#endif
   return false;
 }
 

@@ -22,6 +22,7 @@ extern "C" void __sanitizer_finish_switch_fiber(void* fake_stack, const void** b
 #if defined(SIMT_TSAN)
 extern "C" void* __tsan_get_current_fiber();
 extern "C" void* __tsan_create_fiber(unsigned flags);
+extern "C" void __tsan_destroy_fiber(void* fiber);
 extern "C" void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 extern "C" void __tsan_acquire(void* address);
 extern "C" void __tsan_release(void* address);
@@ -101,6 +102,7 @@ void* scheduler_tsan = nullptr;
 thread_local char of_this_module = 0;
 
 unsigned seed = 0;
+unsigned launches = 0;
 std::string failure;  // of an assert in a kernel
 
 [[noreturn]] void die(const std::string& message, const Site& site) {
@@ -256,7 +258,10 @@ void run_block(dim3 index, dim3 grid, dim3 size, const std::function<void()>& bo
     }
     if (!moved) die("dead-lock", state.barrier.site);
   }
-#if !defined(SIMT_TSAN)  // to ThreadSanitizer, memory that is used again would be ordered
+#if defined(SIMT_TSAN)
+  // What they have done stays known; memory that is used again would be ordered.
+  for (Thread& thread : state.threads) __tsan_destroy_fiber(thread.tsan);
+#else
   delete &state;
 #endif
 }
@@ -264,6 +269,7 @@ void run_block(dim3 index, dim3 grid, dim3 size, const std::function<void()>& bo
 }  // namespace
 
 bool launch(dim3 grid, dim3 size, const std::function<void()>& body) {
+  ++launches;
   std::mt19937 random(seed);
   std::vector<unsigned> order(grid.x);
   for (unsigned i = 0; i < grid.x; ++i) order[i] = i;
@@ -330,6 +336,11 @@ const char* cudaGetErrorString(cudaError_t) {
   message = "device-side assert triggered: " + simt::failure;
   simt::failure.clear();
   return message.c_str();
+}
+
+// How many kernels there have been.
+extern "C" __attribute__((visibility("default"))) unsigned simt_launches() {
+  return simt::launches;
 }
 
 // The order of threads and blocks to come.
