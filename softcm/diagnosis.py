@@ -136,6 +136,8 @@ class Watch:
         self.batches += 1
         if self.batches % EVERY or input.device.type != "cpu" or inputs.is_transformed():
             return
+        if input.numel() == 0:  # a process's part of a batch
+            return
         options = loss.options
         signs = _signs(
             input,
