@@ -141,6 +141,7 @@ def _count(name: str, load: run.Load, options: argparse.Namespace, tick: Tick) -
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     try:
+        import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
         import tqdm  # noqa: F401
     except ImportError as error:
@@ -152,7 +153,8 @@ def main(arguments: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "benchmarks.paper", *arguments])
     names = {"all": tuple(TABLES), "report": (), "figures": ()}.get(options.table, (options.table,))
     try:
-        train(names, options)
+        if names:
+            train(names, options)
     except DemoError as error:
         print(f"python -m benchmarks.paper: error: {error}", file=sys.stderr)
         return 2

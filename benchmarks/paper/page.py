@@ -15,12 +15,15 @@ INTRODUCTION = """
 A cell is ours, mean ± standard deviation over the trials, then in brackets the paper's; – is what
 there is not. Differences are to training on BCE with the same splits and initial weights: mean and
 95 % interval, whose standard error is enlarged as the splits share rows (Nadeau and Bengio 2003);
-bold where the interval leaves out 0. The published protocol is the mean over the thresholds
-0.1, 0.2, ..., 0.9, and its AUROC that of thresholded predictions, balanced accuracy. A network
-trained on cross-entropy stands there twice: "raw outputs" compares what comes before the sigmoid
-with these thresholds, as the published figures suggest, the other row its probabilities. The
-corrected protocol takes probabilities for all, thresholds 0.5 and the best on validation data, the
-AUROC and average precision of the ranking, and the Brier score.
+bold where the interval leaves out 0.
+
+The published protocol is the mean over the thresholds 0.1, 0.2, ..., 0.9, and its AUROC that of
+thresholded predictions, balanced accuracy. The paper does not say what it compared with them where
+a network was trained on cross-entropy, so such a network stands there twice: "raw outputs" is what
+comes before the sigmoid, as a network trained on logits gives it, the other row its probabilities.
+
+The corrected protocol takes probabilities for all, thresholds 0.5 and the best on validation data,
+the AUROC and average precision of the ranking, and the Brier score.
 """
 
 
@@ -72,7 +75,7 @@ def _summary(results: Results, batch: int) -> list[str]:
                 half, tuned = (report.picked(found, "corrected", m) for m in ("f1", "f1_tuned"))
                 rows.append(
                     [
-                        *(dataset, report.label(loss, protocol)),
+                        *(dataset, report.label(loss, protocol, found)),
                         *(f"{report.spread(ours)} {report.paper(theirs)}", apart),
                         *(report.spread(half), report.spread(tuned)),
                     ]

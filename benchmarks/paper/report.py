@@ -31,6 +31,7 @@ CORRECTED = (
     *("auroc", "average_precision", "brier"),
 )
 NONE = "–"
+USUAL_TRIALS = 10  # of the paper; fewer are named
 
 
 def runs(folder: Path) -> list[Found]:
@@ -131,8 +132,14 @@ def protocols_of(loss: str) -> tuple[str, ...]:
     return ("raw", "published") if loss in RECIPES and RECIPES[loss].raw else ("published",)
 
 
-def label(loss: str, protocol: str) -> str:
-    return f"{loss}, raw outputs" if protocol == "raw" else loss
+def label(loss: str, protocol: str, found: Found | None = None) -> str:
+    """The name of a row, with what its judgement or its training has of its own."""
+    words = [loss]
+    if protocol == "raw":
+        words.append("raw outputs")
+    if found is not None and found["settings"]["trials"] < USUAL_TRIALS:
+        words.append(f"{found['settings']['trials']} trials")
+    return ", ".join(words)
 
 
 def corrected(dataset: str, losses: Iterable[str], size: int, results: Results) -> list[str]:
@@ -152,7 +159,8 @@ def corrected(dataset: str, losses: Iterable[str], size: int, results: Results) 
         cells = [picked(found, "corrected", metric) for metric in CORRECTED]
         rows.append(
             [
-                *(loss, *(spread(values) for values in cells)),
+                label(loss, "corrected", found),
+                *(spread(values) for values in cells),
                 *(
                     difference(picked(found, "corrected", m), picked(bce, "corrected", m))
                     for m in compared
