@@ -22,7 +22,6 @@ extern "C" void __sanitizer_finish_switch_fiber(void* fake_stack, const void** b
 #if defined(SIMT_TSAN)
 extern "C" void* __tsan_get_current_fiber();
 extern "C" void* __tsan_create_fiber(unsigned flags);
-extern "C" void __tsan_destroy_fiber(void* fiber);
 extern "C" void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 extern "C" void __tsan_acquire(void* address);
 extern "C" void __tsan_release(void* address);
@@ -258,10 +257,7 @@ void run_block(dim3 index, dim3 grid, dim3 size, const std::function<void()>& bo
     }
     if (!moved) die("dead-lock", state.barrier.site);
   }
-#if defined(SIMT_TSAN)
-  // What they have done stays known; memory that is used again would be ordered.
-  for (Thread& thread : state.threads) __tsan_destroy_fiber(thread.tsan);
-#else
+#if !defined(SIMT_TSAN)  // to ThreadSanitizer, memory that is used again would be ordered
   delete &state;
 #endif
 }
