@@ -88,7 +88,9 @@ def _part(name: str, dataset: str, size: int, results: Results) -> tuple[list[st
     table = TABLES[name]
     losses = [*table.losses, *table.beyond]
     absent = [
-        loss for loss in losses if report.found_for(table, dataset, loss, size, results) is None
+        loss
+        for loss in losses
+        if report.found_for(dataset, table.trained(loss), size, results) is None
     ]
     where = f"{dataset}, batches of {size}"
     missing = [f"- Table {name}, {where}: {', '.join(absent)}"] if absent else []
