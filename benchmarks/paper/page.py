@@ -155,8 +155,8 @@ def _times(results: Results) -> list[str]:
     text = (
         'An epoch of one trial, with the other trials beside it in one batched model. "At the '
         'most" counts the trials that ran into the limit of epochs. The paper (Section 5.4), '
-        f"minutes of a whole training on a processor: {theirs}. For eum and svm_... an epoch is the "
-        "whole training."
+        f"minutes of a whole training on a processor: {theirs}. For eum and svm_... an epoch is "
+        "the whole training."
     )
     return ["## Training time", "", text, "", *grid(rows)]
 
