@@ -331,7 +331,7 @@ def test_a_table_from_end_to_end(folder, capsys, monkeypatch):
     row = next(line for line in page.splitlines() if line.startswith("| f1_linear"))
     assert "(0.73 ± 0.05)" in row
     assert "[" in row
-    assert "| bce, raw outputs |" in page
+    assert "| bce, raw outputs, 2 trials |" in page
     assert "Table 1, mammography, batches of 1024: accuracy_linear" in page
 
     files = sorted((folder / "out" / "runs").glob("*.json"))

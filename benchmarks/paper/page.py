@@ -88,7 +88,9 @@ def _part(name: str, dataset: str, size: int, results: Results) -> tuple[list[st
     table = TABLES[name]
     losses = [*table.losses, *table.beyond]
     absent = [
-        loss for loss in losses if report.found_for(table, dataset, loss, size, results) is None
+        loss
+        for loss in losses
+        if report.found_for(dataset, table.trained(loss), size, results) is None
     ]
     where = f"{dataset}, batches of {size}"
     missing = [f"- Table {name}, {where}: {', '.join(absent)}"] if absent else []
@@ -153,7 +155,8 @@ def _times(results: Results) -> list[str]:
     text = (
         'An epoch of one trial, with the other trials beside it in one batched model. "At the '
         'most" counts the trials that ran into the limit of epochs. The paper (Section 5.4), '
-        f"minutes of a whole training on a processor: {theirs}."
+        f"minutes of a whole training on a processor: {theirs}. For eum and svm_... an epoch is "
+        "the whole training."
     )
     return ["## Training time", "", text, "", *grid(rows)]
 

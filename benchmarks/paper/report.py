@@ -9,7 +9,7 @@ from . import published
 from .losses import ADVERSARIAL_ROWS, RECIPES
 from .models import DROPOUT
 from .statistics import mean_and_deviation, paired
-from .tables import TABLES, Table
+from .tables import TABLES
 
 Found = dict[str, Any]
 Results = dict[tuple[str, str, int], Found]  # by data set, loss and batch size
@@ -96,11 +96,11 @@ def difference(values: list[float], baseline: list[float]) -> str:
     return f"**{text}**" if found.clear else text
 
 
-def found_for(table: Table, dataset: str, loss: str, size: int, results: Results) -> Found | None:
+def found_for(dataset: str, loss: str, size: int, results: Results) -> Found | None:
     """The adversarial loss has a batch size of its own, whatever that of the others."""
     if loss == "f1_adversarial":
         size = ADVERSARIAL_ROWS
-    return results.get((dataset, table.trained(loss), size))
+    return results.get((dataset, loss, size))
 
 
 def as_published(name: str, dataset: str, size: int, results: Results) -> list[str]:
@@ -111,7 +111,7 @@ def as_published(name: str, dataset: str, size: int, results: Results) -> list[s
     names = (NAMES.get(metric, metric) for metric in table.metrics)
     rows = [["trained on", *names, "F1 − BCE, raw", "F1 − BCE"]]
     for loss in (*table.losses, *table.beyond):
-        found = found_for(table, dataset, loss, size, results)
+        found = found_for(dataset, table.trained(loss), size, results)
         if found is None and loss in table.beyond:
             continue
         for protocol in protocols_of(loss):
@@ -122,7 +122,7 @@ def as_published(name: str, dataset: str, size: int, results: Results) -> list[s
                 cells.append(f"{spread(picked(found, protocol, metric))} {theirs}")
             ours = picked(found, protocol, "f1")
             rows.append(
-                [label(loss, protocol), *cells, *(difference(ours, base) for base in bases)]
+                [label(loss, protocol, found), *cells, *(difference(ours, base) for base in bases)]
             )
     return grid(rows)
 
@@ -132,7 +132,7 @@ def protocols_of(loss: str) -> tuple[str, ...]:
     return ("raw", "published") if loss in RECIPES and RECIPES[loss].raw else ("published",)
 
 
-def label(loss: str, protocol: str, found: Found | None = None) -> str:
+def label(loss: str, protocol: str, found: Found | None) -> str:
     """The name of a row, with what its judgement or its training has of its own."""
     words = [loss]
     if protocol == "raw":
@@ -153,7 +153,7 @@ def corrected(dataset: str, losses: Iterable[str], size: int, results: Results) 
         ]
     ]
     for loss in losses:
-        found = results.get((dataset, loss, size))
+        found = found_for(dataset, loss, size, results)
         if found is None:
             continue
         cells = [picked(found, "corrected", metric) for metric in CORRECTED]
