@@ -208,6 +208,54 @@ def test_extension_uses_the_stable_abi_of_python_only(wheel):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_distributions_can_be_published(sdist, request):
+    if importlib.util.find_spec("twine") is None:
+        pytest.skip("twine is not installed (it comes with the extra 'dev')")
+    files = [sdist.parent / "dist" / f"{sdist.name}.tar.gz"]
+    if shutil.which(os.environ.get("CXX", "c++")):
+        files.append(request.getfixturevalue("wheel"))
+    done = run([sys.executable, "-m", "twine", "check", "--strict", *files], sdist)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_compiler
+def test_wheel_needs_no_library_but_torch_and_the_system(wheel):
+    if importlib.util.find_spec("auditwheel") is None:
+        pytest.skip("auditwheel is not installed (it comes with the extra 'dev')")
+    done = run([sys.executable, "-m", "auditwheel", "show", wheel], wheel.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # "In order to achieve a more compatible tag": no symbol newer than that of some manylinux.
+    text = " ".join(done.stdout.split())
+    assert 'This constrains the platform tag to "manylinux_2_' in text, done.stdout
+
+
+@needs_compiler
+def test_uv_installs_the_wheel_beside_torch(wheel, tmp_path):
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed (it comes with the extra 'dev')")
+    site = tmp_path / "site"
+    options = ["--offline", "--no-deps", "--python", sys.executable, "--target", site]
+    done = run([uv, "pip", "install", *options, wheel], tmp_path, UV_CACHE_DIR=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    done = import_softcm(site, SOFTCM_REQUIRE_EXT="1")
+    assert done.stdout == "True None\n", done.stderr
+
+
+@needs_compiler
+def test_uv_builds_without_isolation(source, tmp_path):
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed (it comes with the extra 'dev')")
+    # By [tool.uv] in pyproject.toml, which spares the option.
+    site = tmp_path / "site"
+    options = ["--offline", "--no-deps", "--python", sys.executable, "--target", site]
+    variables = {"UV_CACHE_DIR": tmp_path / "cache", "SOFTCM_BUILD_EXT": "1"}
+    done = run([uv, "pip", "install", *options, "."], source, **variables)
+    assert done.returncode == 0, done.stderr
+    assert (site / "softcm" / "_C.abi3.so").is_file()
+
+
 @needs_compiler
 def test_summary_of_a_compiled_install(site):
     import torch
