@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from emulator import build_once
 
 pytestmark = pytest.mark.install
 
@@ -134,8 +135,12 @@ def sdist(tmp_path_factory, bare_python):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory, sdist):
     """The wheel with the real kernels, built from the sdist."""
-    out = tmp_path_factory.mktemp("wheel")
-    return build(sys.executable, sdist, "build_wheel", out, SOFTCM_BUILD_CUDA="auto")[0]
+
+    def build_wheel(folder):
+        out = folder / "dist"
+        return build(sys.executable, sdist, "build_wheel", out, SOFTCM_BUILD_CUDA="auto")[0]
+
+    return build_once(tmp_path_factory, "wheel", build_wheel)
 
 
 @pytest.fixture(scope="module")
