@@ -90,7 +90,7 @@ def all_costs(settings: Settings, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Where the time of small steps goes; memory, page faults and instructions."""
     threads, seconds = settings.threads[0], settings.seconds
     losses = ("f1", "mcc", "own") if settings.name == "quick" else tuple(LOSSES)
-    size_of_memory = 1 << 16 if settings.name == "quick" else costs.MEMORY_SIZE
+    size_of_memory = 1 << 20 if settings.name == "quick" else costs.MEMORY_SIZE
     measured = ("native", "table", "reference", "cross-entropy")
     found: dict[str, Any] = {"split": {}, "fresh": {}, "instructions": {}}
     for loss in losses:

