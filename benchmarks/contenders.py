@@ -22,6 +22,9 @@ CONTENDERS = (*OWN, "reference", "compiled", *PEERS, "floor")
 # An error of the value relative to it, of the gradient relative to the largest.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 CHECKED = 4096  # samples on which values are compared
+# With many thresholds eq. (5) has thousands of kinks, and rounding may put a prediction on the
+# other side of one: the share of gradients that this may change.
+MOST_ACROSS_A_KINK = 1e-3
 # The reference materialises every sample at every threshold, some 80 ns each.
 MOST_OF_REFERENCE = 1 << 24
 # The compiler unrolls the loop over thresholds, and takes minutes from some dozen on.
@@ -101,9 +104,12 @@ def check(case: Case, name: str, found: Contender) -> None:
 
     tolerance = TOLERANCE[case.dtype]
     error = ((value.double() - exact.double()) / exact.double()).abs().item()
-    gradient_error = ((gradient - of_exact).abs().max() / of_exact.abs().max()).item()
+    errors = ((gradient - of_exact).abs() / of_exact.abs().max()).flatten()
+    spared = int(MOST_ACROSS_A_KINK * errors.numel()) if case.thresholds > 1 else 0
+    gradient_error = errors.kthvalue(errors.numel() - spared).values.item()
     assert error <= tolerance, f"{name}, {case}: the value is {error:.1e} off"
     assert gradient_error <= tolerance, f"{name}, {case}: the gradient is {gradient_error:.1e} off"
+    assert gradient.isfinite().all(), f"{name}, {case}: the gradient is not finite"
     assert gradient.unique().numel() > 1, f"{name}, {case}: the gradient is constant"
 
 
