@@ -4,9 +4,12 @@
 import setuptools  # noqa: F401
 
 
+ON_REQUEST = ("huge", "architectures")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leaves out the tests that take all of a machine's memory, but for ``-m huge``."""
-    if "huge" not in config.option.markexpr:
-        huge = [item for item in items if item.get_closest_marker("huge")]
-        config.hook.pytest_deselected(items=huge)
-        items[:] = [item for item in items if item not in huge]
+    """Leaves out what takes all of a machine's memory, or minutes, but for ``-m`` with its name."""
+    left_out = [marker for marker in ON_REQUEST if marker not in config.option.markexpr]
+    not_now = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    config.hook.pytest_deselected(items=not_now)
+    items[:] = [item for item in items if item not in not_now]

@@ -5,13 +5,14 @@ Functions and arguments travel by pickle: the functions have to stand at the top
 
 import multiprocessing
 import pickle
+import tempfile
 import traceback
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-SECONDS = 60  # until a test that hangs fails
+SECONDS = 240  # until a test that hangs fails, on a machine busy with other things
 
 
 def serve(connection, rank, world, file):
@@ -37,17 +38,36 @@ class Processes:
     """``world`` processes; :meth:`run` calls a function in each and returns what they return."""
 
     def __init__(self, world, folder):
+        self.world, self.folder, self.members = world, folder, []
+
+    def run(self, function, *arguments, of_rank=None):
+        """``function(*arguments)``, with ``of_rank[rank]`` before the others where it is given."""
+        if not self.members:
+            self._start()
+        try:
+            return self._answers(function, arguments, of_rank)
+        except BaseException:
+            # Some may still be at work, and their answers no answers to the next call.
+            self._kill()
+            raise
+
+    def stop(self):
+        for process, connection in self.members:
+            connection.send(None)
+            process.join(SECONDS)
+        self._kill()
+
+    def _start(self):
         context = multiprocessing.get_context("spawn")
-        self.world, self.members = world, []
-        for rank in range(world):
+        store = tempfile.mktemp(dir=self.folder)
+        for rank in range(self.world):
             ours, theirs = context.Pipe()
-            arguments = (theirs, rank, world, str(folder / f"store{world}"))
+            arguments = (theirs, rank, self.world, store)
             process = context.Process(target=serve, args=arguments, daemon=True)
             process.start()
             self.members.append((process, ours))
 
-    def run(self, function, *arguments, of_rank=None):
-        """``function(*arguments)``, with ``of_rank[rank]`` before the others where it is given."""
+    def _answers(self, function, arguments, of_rank):
         for rank, (_, connection) in enumerate(self.members):
             own = () if of_rank is None else (of_rank[rank],)
             # Pickled here: multiprocessing's own way would share the memory of tensors.
@@ -60,8 +80,7 @@ class Processes:
             results.append(pickle.loads(answer))
         return results
 
-    def stop(self):
-        for process, connection in self.members:
-            connection.send(None)
-            process.join(SECONDS)
+    def _kill(self):
+        for process, _ in self.members:
             process.kill()
+        self.members = []

@@ -41,7 +41,11 @@ CEILINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=gpu_on_paper.ARCHITECTURES)
+# One architecture in every run, the others on request: each takes minutes to compile.
+OTHERS = [pytest.param(name, marks=pytest.mark.architectures) for name in ("80", "100")]
+
+
+@pytest.fixture(scope="module", params=["90", *OTHERS])
 def kernels(request):
     return gpu_on_paper.kernels(request.param)
 

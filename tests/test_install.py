@@ -248,6 +248,18 @@ def test_uv_installs_the_wheel_beside_torch(wheel, tmp_path):
 
 
 @needs_compiler
+def test_pip_builds_from_the_sdist(source, bare_python, tmp_path):
+    pytest.importorskip("pip", reason="pip is not installed in this environment")
+    sdist, _ = build(bare_python, source, "build_sdist", tmp_path / "dist")
+    site = tmp_path / "site"
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "--target", site]
+    command = [sys.executable, "-m", "pip", "install", *options, sdist]
+    done = run(command, tmp_path, SOFTCM_BUILD_EXT="1")
+    assert done.returncode == 0, done.stderr
+    assert (site / "softcm" / "_C.abi3.so").is_file()
+
+
+@needs_compiler
 def test_uv_builds_without_isolation(source, tmp_path):
     uv = shutil.which("uv")
     if uv is None:
