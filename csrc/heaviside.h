@@ -7,9 +7,19 @@
 // All are selects between values, never branches, so that a loop over them vectorises.
 #pragma once
 
+#include <limits>
+
 #include "elementary.h"
 
 namespace softcm {
+
+// The threshold that eq. (5) takes for tau: in (0, 1) and so far from its ends that T has room for
+// the breakpoints on either side, and numbers for the slopes and their derivatives.
+template <class T>
+SOFTCM_HD double inside(double tau) {
+  constexpr double first = 0x1p-60, last = 1 - double(std::numeric_limits<T>::epsilon());
+  return tau < first ? first : (tau > last ? last : tau);
+}
 
 // Eq. (5). Both breakpoints belong to the middle segment.
 //
@@ -23,7 +33,8 @@ struct Linear {
   T m1, m2, m3;         // slopes of the three segments
   T dm1, dm2, dm3;      // their derivatives with respect to tau
 
-  SOFTCM_HD static Linear make(double tau, double delta) {
+  SOFTCM_HD static Linear make(double threshold, double delta) {
+    const double tau = inside<T>(threshold);
     const double tau_m = tau < 1 - tau ? tau : 1 - tau;
     const double low = tau - tau_m / 2, high = tau + tau_m / 2;
     const double m1 = delta / low, m2 = (1 - 2 * delta) / tau_m, m3 = delta / (1 - high);

@@ -21,7 +21,9 @@ class Linear:
 
     Three segments through (0, 0), (tau - tm/2, delta), (tau, 0.5), (tau + tm/2, 1 - delta) and
     (1, 1), with tm = min(tau, 1 - tau). It reaches 0 and 1 at every threshold. Both breakpoints
-    belong to the middle segment.
+    belong to the middle segment. A threshold below 2^-60 is taken as 2^-60, and one above 1 - eps
+    as 1 - eps, where eps is 2^-23 in float32 and the half types, and 2^-52 in float64: nearer to 0
+    and 1 there is no room for the breakpoints.
 
     Args:
         delta: value at the lower breakpoint, in (0, 0.5).
@@ -308,6 +310,7 @@ def heaviside(
         p, level = reference.truncate(p, heaviside.levels)
         index, level, p = torch.broadcast_tensors(index, level, p)
         return reference.look_up(p, level, table, index).to(input.dtype)
+    tau = reference.inside(tau, heaviside.kind, p.dtype)
     return reference.heaviside(p, tau, heaviside.kind, heaviside.parameter).to(input.dtype)
 
 

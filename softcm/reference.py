@@ -34,6 +34,16 @@ class Counts(NamedTuple):
     cross_entropy: Tensor  # (C,) float64: weighted sum of binary cross-entropies
 
 
+def inside(threshold: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
+    """The thresholds that eq. (5) takes: so far from 0 and 1 that ``dtype`` has room for the
+    breakpoints on either side, and numbers for the slopes. Gradients are those at that place."""
+    if kind != "linear":
+        return threshold
+    exact = threshold.double()
+    taken = exact.clamp(2.0**-60, 1 - torch.finfo(dtype).eps)
+    return exact + (taken - exact).detach()
+
+
 def heaviside(p: Tensor, threshold: Tensor, kind: str, parameter: float) -> Tensor:
     """h(p, tau), eq. (1) for "step", eq. (5) for "linear", Section 4 for "sigmoid"."""
     tau = threshold.to(p.dtype)
@@ -123,7 +133,7 @@ def soft_counts(
     if table is not None:
         p, level = truncate(p, table.shape[-1])
     counts = []
-    for i, tau in enumerate(threshold.unbind()):
+    for i, tau in enumerate(inside(threshold, heaviside_kind, dtype).unbind()):
         if table is None:
             h = heaviside(p, tau, heaviside_kind, parameter)
         else:

@@ -454,6 +454,9 @@ def _tables() -> Iterator[Case]:
 
 def _combinations() -> Iterator[Case]:
     yield Case("unordered-thresholds", threshold=(0.7, 0.2, 0.7, 0.5))
+    for membership in ("soft", "gated"):  # and 0 and 1 among the probabilities
+        ends = (5e-324, 1e-30, 2.0**-59, 1 - 2.0**-23)
+        yield Case(f"ends-{membership}", values="exact", threshold=ends, membership=membership)
     for target in ("int64", "index"):
         yield Case(f"large-logits-{target}", shape=(300, 3), values="large logits", target=target)
     for membership in ("soft", "gated"):

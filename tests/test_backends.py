@@ -374,6 +374,32 @@ def test_probabilities_around_a_threshold(heaviside, threshold, backend):
 
 
 @every_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("number", [1, 30])  # one at a time, and by way of buckets
+def test_thresholds_without_room_beside_them(number, dtype, backend):
+    """Linear takes 2^-60 and 1 - eps instead, of the type in which it computes."""
+    last = 1 - torch.finfo(dtype).eps
+    values = [0, 2.0**-61, 2.0**-60, 1e-10, 0.5, last, (1 + last) / 2, 1]
+    p = torch.tensor(values, dtype=dtype).repeat(700)
+    y = torch.rand(p.shape, generator=torch.Generator().manual_seed(0)).round()
+    for threshold, taken in ((1e-30, 2.0**-60), (5e-324, 2.0**-60), (1 - 2.0**-53, last)):
+        results = []
+        for tau in (threshold, taken):
+            input = p.clone().requires_grad_()
+            options = {"threshold": [tau] * number, "backend": backend}
+            counts = softcm.soft_confusion_matrix(input, y, **options)
+            loss = softcm.f1_loss(input, y, **options)
+            results.append([*counts, *torch.autograd.grad(loss, input)])
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b)
+            assert b.isfinite().all()
+        h = softcm.heaviside(p[:8], threshold)
+        assert torch.equal(h, softcm.heaviside(p[:8], taken))
+        assert (h[0], h[-1]) == (0, 1)
+        assert (h.diff() >= 0).all()
+
+
+@every_backend
 @pytest.mark.parametrize("classes", [1000, 20_000])
 def test_softmax_over_many_classes(classes, backend):
     """The sum in a softmax is a long sum too, and of equal terms where nothing has been learnt."""

@@ -101,8 +101,9 @@ class LinearBuckets : public Bucketed<T> {
       : Bucketed<T>(knots(thresholds, delta)) {
     for (const double tau : thresholds) {
       const auto rounded = Linear<T>::make(tau, delta);
-      segments_.push_back({Linear<double>::make(tau, delta), this->buckets_.at(rounded.low),
-                           this->buckets_.at(rounded.tau), this->buckets_.at(next(rounded.high))});
+      segments_.push_back({Linear<double>::make(inside<T>(tau), delta),
+                           this->buckets_.at(rounded.low), this->buckets_.at(rounded.tau),
+                           this->buckets_.at(next(rounded.high))});
     }
   }
 

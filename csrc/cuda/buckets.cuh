@@ -118,7 +118,8 @@ struct Knots {
 
   __device__ __forceinline__ Segments segments(const Batch& batch, int t) const {
     static_assert(kIsLinear);
-    return {Linear<double>::make(tau[t], batch.parameter), begin[0][t], begin[1][t], begin[2][t]};
+    return {Linear<double>::make(inside<float>(tau[t]), batch.parameter), begin[0][t], begin[1][t],
+            begin[2][t]};
   }
 };
 
