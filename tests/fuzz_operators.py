@@ -181,7 +181,10 @@ class Draw:
             ]
         if dim > 1:
             ways += [lambda: x.mT, lambda: x.transpose(0, 1), lambda: x[0]]
-        return pick(ways)()
+        try:
+            return pick(ways)()
+        except (IndexError, RuntimeError):  # not of a tensor that is empty or sparse already
+            return x
 
     def poisoned(self, x):
         if x.numel():
