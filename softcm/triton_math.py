@@ -92,7 +92,7 @@ def minus_log(x):
 
 @triton.jit
 def linear_make(tau, delta, T: tl.constexpr):
-    last: tl.constexpr = 1.0 - 2.0**-52 if T == tl.float64 else 1.0 - 2.0**-23
+    last: tl.constexpr = 1.0 - 2.0**-52 if tl.float64 == T else 1.0 - 2.0**-23
     tau = tl.minimum(tl.maximum(tau, 2.0**-60), last)
     tau_m = tl.where(tau < 1.0 - tau, tau, 1.0 - tau)
     low, high = tau - 0.5 * tau_m, tau + 0.5 * tau_m

@@ -97,6 +97,43 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept():
                 assert losses.bce(other.validation, parts.validation.y.T)[seed] > loss[seed]
 
 
+def test_the_weights_of_the_last_epoch_are_kept_where_they_are_asked_for():
+    parts = in_float64(data.split_seeds(Data("", *rows()), range(2)))
+    schedule = Schedule(epochs=8, patience=8, batch_size=64, lr=0.05, last=True)
+    networks = models.FeedForward(3, models.generators(range(2)), 0.0, torch.float64)
+    found = training.train(networks, parts, losses.bce, schedule)
+    again = models.FeedForward(3, models.generators(range(2)), 0.0, torch.float64)
+    seen = []
+    training.train(
+        *(again, parts, losses.bce, schedule._replace(last=False)),
+        lambda epoch, seeds: seen.append(training.logits(again, parts.test.X)),
+    )
+    assert_close(found.test, seen[-1])
+    assert min(found.best_epochs) < 8
+
+
+def test_initial_weights_as_keras_draws_them():
+    networks = models.FeedForward(30, models.generators(range(50)), 0.0, initial="keras")
+    for weights, biases in zip(networks.parameters[::2], networks.parameters[1::2], strict=True):
+        bound = (6 / sum(weights.shape[1:])) ** 0.5
+        assert 0.97 * bound < weights.abs().max() <= bound
+        assert (biases == 0).all()
+
+
+def test_one_split_for_all_trials():
+    one = data.split_seeds(Data("", *rows()), range(7, 8))
+    three = data.repeated(one, 3)
+    assert three.training.X.shape == (3, *one.training.X.shape[1:])
+    for part, parts in zip(one, three, strict=True):
+        assert all(torch.equal(of_trial, part.y[0]) for of_trial in parts.y)
+
+
+def test_later_settings_leave_the_names_of_earlier_results():
+    assert run.Job("mammography", "bce").digest == "fce7a82d0b"
+    others = [{"initial": "keras"}, {"weights": "last"}, {"split": 0}, {}]
+    assert len({run.Job("mammography", "bce", **other).digest for other in others}) == 4
+
+
 def test_dropout_takes_its_share_and_scales_the_rest():
     networks = models.FeedForward(3, models.generators([0, 1]), 0.25)
     first, second = networks._masks(1000, torch.float32)
@@ -323,6 +360,15 @@ def call(folder, *arguments):
 
 
 QUICK = ("--trials", "2", "--epochs", "2", "--datasets", "mammography", "--losses")
+
+
+def test_variations_have_a_table_of_their_own(folder, capsys):
+    call(folder, "1", *QUICK, "bce", "--initial", "keras", "--weights", "last", "--split", "3")
+    page = capsys.readouterr().out
+    assert "| mammography | bce | initial keras, weights last, split 3 |" in page
+    assert "Table 1, mammography, batches of 1024: " in page.split("## Not run")[1]
+    assert call(folder, "3", "--initial", "keras") == 2
+    assert "for tabular data, not for cifar10_transportation" in capsys.readouterr().err
 
 
 def test_a_table_from_end_to_end(folder, capsys, monkeypatch):

@@ -48,6 +48,24 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=whole, default=1024, metavar="N", help="of tabular data" + default)
     add("--dropout", type=share, default=models.DROPOUT, help="rate" + default)
     add(
+        "--initial",
+        choices=models.INITIAL,
+        default="torch",
+        help="weights of the networks for tabular data, as that library draws them" + default,
+    )
+    add(
+        "--weights",
+        choices=("best", "last"),
+        default="best",
+        help="that are judged: of the lowest validation loss or of the last epoch" + default,
+    )
+    add(
+        "--split",
+        type=int,
+        metavar="SEED",
+        help="of tabular data: all trials take the split of this seed (default: each its own)",
+    )
+    add(
         "--width",
         type=positive,
         default=0.25,
@@ -80,6 +98,8 @@ def jobs(name: str, options: argparse.Namespace) -> Iterator[Job]:
         if options.datasets and dataset not in options.datasets:
             continue
         image = dataset in data.IMAGES
+        if image and (options.initial != "torch" or options.split is not None):
+            raise DemoError(f"--initial and --split are for tabular data, not for {dataset}")
         for size in table.batch_sizes or (tables.batch_size(dataset, options.batch_size),):
             for loss in options.losses or (*table.losses, *table.beyond):
                 adversarial = loss == "f1_adversarial"
@@ -93,6 +113,9 @@ def jobs(name: str, options: argparse.Namespace) -> Iterator[Job]:
                     tables.IMAGE_LR if image else tables.LR,
                     options.dropout,
                     options.width if image else None,
+                    options.initial,
+                    options.weights,
+                    options.split,
                 )
 
 

@@ -127,6 +127,11 @@ def split_seeds(data: Data, seeds: range, balanced: bool = False) -> Parts:
     return Parts(*(_stacked(list(part)) for part in zip(*each, strict=True)))
 
 
+def repeated(parts: Parts, trials: int) -> Parts:
+    """One split for so many trials."""
+    return Parts(*(Part(*(x.repeat_interleave(trials, dim=0) for x in part)) for part in parts))
+
+
 def _oversampled(part: Part, seed: int) -> Part:
     rows = oversample(part.y, seed)
     return Part(part.X[rows], part.y[rows])

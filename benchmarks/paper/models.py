@@ -16,6 +16,7 @@ HIDDEN = (32, 16)
 # The paper gives no rate; this is that of softcm.demo.
 DROPOUT = 0.2
 LEAKY_SLOPE = 0.1
+INITIAL = ("torch", "keras")
 CHANNELS = (16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -32,6 +33,7 @@ class FeedForward:
         rngs: list[np.random.Generator],
         dropout: float,
         dtype: torch.dtype = torch.float32,
+        initial: str = "torch",
     ) -> None:
         """``dropout`` counts to the nearest 1/256: a byte decides on each unit."""
         self.rngs = rngs
@@ -39,9 +41,11 @@ class FeedForward:
         self.parameters: list[Tensor] = []
         sizes = (features, *HIDDEN, 1)
         for inputs, outputs in pairwise(sizes):
-            # As torch.nn.Linear begins.
-            bound = 1 / math.sqrt(inputs)
-            for rows in (inputs, 1):
+            if initial == "torch":  # as torch.nn.Linear begins
+                bounds = [1 / math.sqrt(inputs)] * 2
+            else:  # as Dense of Keras: Glorot and Bengio (2010), biases of 0
+                bounds = [math.sqrt(6 / (inputs + outputs)), 0]
+            for rows, bound in zip((inputs, 1), bounds, strict=True):
                 drawn = [rng.uniform(-bound, bound, (rows, outputs)) for rng in rngs]
                 tensor = torch.tensor(np.stack(drawn), dtype=dtype)
                 self.parameters.append(tensor.requires_grad_())

@@ -7,7 +7,6 @@ from statistics import fmean
 
 from . import published, report
 from .data import DATASETS, TABULAR
-from .models import DROPOUT
 from .report import NONE, Results, grid
 from .tables import BEYOND, TABLES, batch_size
 
@@ -53,7 +52,7 @@ def page(folder: Path, command: str, notes: str, batch: int, names: Sequence[str
                 lines += shown
                 missing += absent
     lines += _corrected(results, batch)
-    lines += _dropout(folder)
+    lines += _variations(folder)
     lines += _times(results)
     lines += ["## Not run", "", *(missing or ["Nothing: every row of every table was run."]), ""]
     return "\n".join(lines)
@@ -115,17 +114,17 @@ def _corrected(results: Results, batch: int) -> list[str]:
     return lines
 
 
-def _dropout(folder: Path) -> list[str]:
-    """Runs with other rates of dropout, of which the paper gives none."""
-    rows = [["data", "trained on", "dropout", "F1 as published", "F1 at 0.5", "average precision"]]
+def _variations(folder: Path) -> list[str]:
+    """Runs that differ in what the paper does not tell."""
+    rows = [["data", "trained on", "but", "F1 as published", "F1 at 0.5", "average precision"]]
     for found in report.runs(folder):
         settings = found["settings"]
-        if settings["dropout"] != DROPOUT:
+        if varied := report.variation(settings):
             columns = (("published", "f1"), ("corrected", "f1"), ("corrected", "average_precision"))
             cells = (report.spread(report.picked(found, *column)) for column in columns)
-            rate = f"{settings['dropout']:g}"
-            rows.append([settings["dataset"], settings["loss"], rate, *cells])
-    return ["## Rates of dropout", "", *grid(rows)] if len(rows) > 1 else []
+            text = ", ".join(f"{name} {value}" for name, value in varied.items())
+            rows.append([settings["dataset"], settings["loss"], text, *cells])
+    return ["## Variations", "", *grid(rows)] if len(rows) > 1 else []
 
 
 def _times(results: Results) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import published
 from .losses import ADVERSARIAL_ROWS, RECIPES
-from .models import DROPOUT
+from .run import Job
 from .statistics import mean_and_deviation, paired
 from .tables import TABLES
 
@@ -47,11 +47,19 @@ def load(folder: Path) -> Results:
     results: Results = {}
     for found in runs(folder):
         key = tuple(found["settings"][key] for key in ("dataset", "loss", "batch_size"))
-        # Other rates of dropout have a table of their own.
-        usual = found["settings"]["dropout"] == DROPOUT
+        usual = not variation(found["settings"])
         if usual and (key not in results or thorough(found) > thorough(results[key])):
             results[key] = found
     return results
+
+
+def variation(settings: Found) -> Found:
+    """What of a training is not as usual; such runs have a table of their own."""
+    usual = Job._field_defaults
+    names = ("dropout", "initial", "weights", "split")
+    return {
+        name: settings[name] for name in names if settings.get(name, usual[name]) != usual[name]
+    }
 
 
 def read(path: Path) -> Found:

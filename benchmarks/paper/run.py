@@ -34,10 +34,18 @@ class Job(NamedTuple):
     lr: float = 0.001
     dropout: float = models.DROPOUT
     width: float | None = None  # of an image network
+    initial: str = "torch"  # weights, as this library draws them
+    weights: str = "best"  # that are judged: of the lowest validation loss, or "last"
+    split: int | None = None  # the seed of the one split that all trials take
 
     @property
     def digest(self) -> str:
-        text = json.dumps(self._asdict(), sort_keys=True)
+        settings = self._asdict()
+        # Settings that came later leave the names of what was trained without them.
+        for name in ("initial", "weights", "split"):
+            if settings[name] == self._field_defaults[name]:
+                del settings[name]
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def path(self, folder: Path, suffix: str) -> Path:
@@ -89,7 +97,11 @@ def _trained(job: Job, read: Data, tick: Tick) -> tuple[Scores, Found]:
         parts = [data.split_images(read, range(seed, seed + 1)) for seed in seeds]
     else:
         balanced = job.loss.endswith(losses.OVERSAMPLED)
-        parts = [data.split_seeds(read, seeds, balanced)]
+        if job.split is None:
+            parts = [data.split_seeds(read, seeds, balanced)]
+        else:
+            one = data.split_seeds(read, range(job.split, job.split + 1), balanced)
+            parts = [data.repeated(one, job.trials)]
     if job.loss in losses.SOLVERS:
         return _solved(job, parts[0], tick)
     return _train(job, parts, tick)
@@ -122,14 +134,17 @@ def _solved(job: Job, parts: data.Parts, tick: Tick) -> tuple[Scores, Found]:
 def _train(job: Job, parts: list[data.Parts], tick: Tick) -> tuple[Scores, Found]:
     """Train all seeds as one batch, or, where there are several parts, one after the other."""
     recipe = losses.RECIPES[job.loss]
-    schedule = training.Schedule(job.epochs, job.patience, job.batch_size, job.lr, recipe.rows)
+    schedule = training.Schedule(
+        *(job.epochs, job.patience, job.batch_size, job.lr, recipe.rows, job.weights == "last")
+    )
     each: list[training.Trained] = []
     at = 0
     for of_seeds in parts:
         rngs = models.generators(range(at, at + len(of_seeds.test.y)))
         networks: models.Networks
         if job.width is None:
-            networks = models.FeedForward(of_seeds.test.X.shape[-1], rngs, job.dropout)
+            features = of_seeds.test.X.shape[-1]
+            networks = models.FeedForward(features, rngs, job.dropout, initial=job.initial)
         else:
             networks = models.TinyYolo(job.width, rngs)
         loss = recipe.make(of_seeds.training.y)

@@ -31,10 +31,11 @@ class Schedule(NamedTuple):
     lr: float = 0.001
     # Of the validation part so many rows are judged at once, and the mean is taken; None: all.
     validation_rows: int | None = None
+    last: bool = False  # judge the weights of the last epoch, not those of the lowest loss
 
 
 class Trained(NamedTuple):
-    """Logits of the weights with the lowest validation loss, (N, S), and how it went."""
+    """Logits of the weights that are judged, (N, S), and how it went."""
 
     validation: Tensor
     test: Tensor
@@ -45,9 +46,10 @@ class Trained(NamedTuple):
 
 
 class _Best:
-    """The lowest validation loss of every seed, and the weights that had it."""
+    """The lowest validation loss of every seed, and the weights that had it, or came last."""
 
-    def __init__(self, networks: Networks, seeds: int) -> None:
+    def __init__(self, networks: Networks, seeds: int, last: bool) -> None:
+        self.last = last
         self.loss = torch.full((seeds,), math.inf, dtype=torch.float64)
         self.epoch = torch.zeros(seeds, dtype=torch.long)
         self.weights = [x.clone() for x in networks.state()]
@@ -56,8 +58,9 @@ class _Best:
         better = loss.double() < self.loss[seeds]
         self.loss[seeds[better]] = loss.double()[better]
         self.epoch[seeds[better]] = epoch
+        kept = torch.ones_like(better) if self.last else better
         for best, now in zip(self.weights, networks.state(), strict=True):
-            best[seeds[better]] = now[better]
+            best[seeds[kept]] = now[kept]
 
 
 def train(
@@ -72,7 +75,7 @@ def train(
     start, cpu_start = time.perf_counter(), time.process_time()
     seeds = torch.arange(len(parts.training.y))  # those that still train
     ran = torch.zeros_like(seeds)
-    best = _Best(networks, len(seeds))
+    best = _Best(networks, len(seeds), schedule.last)
     optimizer = torch.optim.Adam(networks.parameters, lr=schedule.lr, fused=True)
     validation = parts.validation
     for epoch in range(1, schedule.epochs + 1):
