@@ -36,18 +36,20 @@ def python(*arguments, **variables):
 
 
 # What the interpreter runs beside a file of its own: parts of the tests of all backends.
-INTERPRETED = {
-    "interpreted_triton.py": "",
-    "test_errors.py": "triton and (large_batch or ignored)",
-    "test_degenerate.py": "triton and (f1 or mcc) and not dtype",
-    "test_operators.py": "triton and compiled and not dtypes",
-}
+# Each takes minutes, the first file so many that two processes of pytest-xdist share it.
+INTERPRETED = [
+    ("interpreted_triton.py", "test_case"),
+    ("interpreted_triton.py", "not test_case"),
+    ("test_errors.py", "triton and (large_batch or ignored)"),
+    ("test_degenerate.py", "triton and (f1 or mcc) and not dtype"),
+    ("test_operators.py", "triton and compiled and not dtypes"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", INTERPRETED)
-def test_in_the_interpreter(file):
-    options = ["-q", "-p", "no:cacheprovider", "-k", INTERPRETED[file]]
+@pytest.mark.parametrize(("file", "selected"), INTERPRETED)
+def test_in_the_interpreter(file, selected):
+    options = ["-q", "-p", "no:cacheprovider", "-k", selected]
     done = python("-m", "pytest", *options, file, TRITON_INTERPRET="1")
     summary = done.stdout.strip().splitlines()[-1:]
     print(*summary)
