@@ -310,6 +310,19 @@ def test_pure_python_build(source, tmp_path, variables, reason):
     assert reason in done.stderr
 
 
+@needs_compiler
+def test_build_without_nvcc(source, tmp_path):
+    (source / "csrc" / "cuda").mkdir()
+    (source / "csrc" / "cuda" / "kernels.cu").touch()
+    variables = {"SOFTCM_BUILD_CUDA": "auto", "CUDA_HOME": "/nowhere"}
+    path, _ = build(sys.executable, source, "build_wheel", tmp_path / "wheel", **variables)
+    archive = zipfile.ZipFile(path)
+    assert "softcm/_C.abi3.so" in archive.namelist()
+    assert "softcm/_C_cuda.abi3.so" not in archive.namelist()
+    told = archive.read("softcm/_build_info.py").decode()
+    assert "no CUDA toolkit was found when softcm was built" in told
+
+
 def test_summary_of_a_pure_python_install(source, tmp_path):
     path, _ = build(sys.executable, source, "build_wheel", tmp_path / "wheel", SOFTCM_BUILD_EXT="0")
     site = unpack(path, tmp_path / "site")
