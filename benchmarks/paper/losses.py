@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -108,8 +109,8 @@ def _recipes() -> dict[str, Recipe]:
             found[f"{metric}_{heaviside}"] = _soft(metric, heaviside)
         for metric in ("accuracy", "f1"):
             found[f"{metric}_{heaviside}_weighted"] = _weighted_soft(metric, heaviside)
-        for name, options in OPTIONS.items():
-            found[f"f1_{heaviside}_{name}"] = _soft("f1", heaviside, **options)
+        for metric, (name, options) in product(("f1", "f2", "f3"), OPTIONS.items()):
+            found[f"{metric}_{heaviside}_{name}"] = _soft(metric, heaviside, **options)
     for name in ("bce", "accuracy_linear", "accuracy_sigmoid", "f1_linear", "f1_sigmoid"):
         found[f"{name}{OVERSAMPLED}"] = found[name]
     return found

@@ -83,6 +83,7 @@ TABLES = {
         ("cocktailparty", "adult", "kaggle"),
         F_BETA,
         ("f1", "precision", "recall"),
+        beyond=("f2_linear_gated", "f3_linear_gated"),
     ),
 }
 
