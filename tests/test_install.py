@@ -234,15 +234,22 @@ def test_wheel_needs_no_library_but_torch_and_the_system(wheel):
     assert 'This constrains the platform tag to "manylinux_2_' in text, done.stdout
 
 
-@needs_compiler
-def test_uv_installs_the_wheel_beside_torch(wheel, tmp_path):
+def install_by_uv(what, cwd, folder, **variables):
+    """The folder into which uv has installed it."""
     uv = shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not installed (it comes with the extra 'dev')")
-    site = tmp_path / "site"
+    site = folder / "site"
     options = ["--offline", "--no-deps", "--python", sys.executable, "--target", site]
-    done = run([uv, "pip", "install", *options, wheel], tmp_path, UV_CACHE_DIR=tmp_path / "cache")
+    variables |= {"UV_CACHE_DIR": folder / "cache"}
+    done = run([uv, "pip", "install", *options, what], cwd, **variables)
     assert done.returncode == 0, done.stderr
+    return site
+
+
+@needs_compiler
+def test_uv_installs_the_wheel_beside_torch(wheel, tmp_path):
+    site = install_by_uv(wheel, tmp_path, tmp_path)
     done = import_softcm(site, SOFTCM_REQUIRE_EXT="1")
     assert done.stdout == "True None\n", done.stderr
 
@@ -261,15 +268,8 @@ def test_pip_builds_from_the_sdist(source, bare_python, tmp_path):
 
 @needs_compiler
 def test_uv_builds_without_isolation(source, tmp_path):
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is not installed (it comes with the extra 'dev')")
     # By [tool.uv] in pyproject.toml, which spares the option.
-    site = tmp_path / "site"
-    options = ["--offline", "--no-deps", "--python", sys.executable, "--target", site]
-    variables = {"UV_CACHE_DIR": tmp_path / "cache", "SOFTCM_BUILD_EXT": "1"}
-    done = run([uv, "pip", "install", *options, "."], source, **variables)
-    assert done.returncode == 0, done.stderr
+    site = install_by_uv(".", source, tmp_path, SOFTCM_BUILD_EXT="1")
     assert (site / "softcm" / "_C.abi3.so").is_file()
 
 
