@@ -88,7 +88,7 @@ def compile_kernels(source: Path, architecture: str, cubin: Path) -> str:
     """Writes the cubin; returns what ptxas says."""
     torch = Path(importlib.util.find_spec("torch").origin).parent
     command = ["nvcc", "-std=c++20", "-O3", f"-I{torch / 'include'}", "-Xptxas=-v", "-cubin"]
-    command += [f"-arch=sm_{architecture}", "-o", str(cubin), str(source)]
+    command += ["-Werror=all-warnings", f"-arch=sm_{architecture}", "-o", str(cubin), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(done.stderr)

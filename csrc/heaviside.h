@@ -7,8 +7,6 @@
 // All are selects between values, never branches, so that a loop over them vectorises.
 #pragma once
 
-#include <limits>
-
 #include "elementary.h"
 
 namespace softcm {
@@ -17,7 +15,8 @@ namespace softcm {
 // the breakpoints on either side, and numbers for the slopes and their derivatives.
 template <class T>
 SOFTCM_HD double inside(double tau) {
-  constexpr double first = 0x1p-60, last = 1 - double(std::numeric_limits<T>::epsilon());
+  // The rounding unit is written out: nvcc takes std::numeric_limits for a function of the host.
+  constexpr double first = 0x1p-60, last = 1 - (sizeof(T) == sizeof(float) ? 0x1p-23 : 0x1p-52);
   return tau < first ? first : (tau > last ? last : tau);
 }
 
