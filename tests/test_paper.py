@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import paper  # noqa: E402, F401
 from benchmarks.paper import __main__ as command  # noqa: E402
 from benchmarks.paper import (  # noqa: E402
+    counts,
     data,
     losses,
     models,
@@ -157,6 +158,34 @@ def test_a_loss_of_several_seeds_is_that_of_each(name):
         assert_close(found[seed], loss(z[:, [seed]], y[:, [seed]])[0])
 
 
+def test_weighted_soft_losses_by_hand():
+    # Of tp, fn, fp, tn, eq. (3): 0.75 of a positive gives .9, .1, .1, .1 (eq. 5), 0.25 of a
+    # negative .1, .1, .1, .9, and 0.5 of a negative .5 each. One of three is positive, so that the
+    # weights are 1.5 and 0.75, and the sums 1.8, 0.6, 0.6, 1.2.
+    z = torch.tensor([0.75, 0.25, 0.5], dtype=torch.float64).logit().unsqueeze(1)
+    y = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
+    for name, expected in (("accuracy_linear", 1 - 3.0 / 4.2), ("f1_linear", 1 - 3.6 / 4.8)):
+        loss = losses.RECIPES[f"{name}_weighted"].make(y.T)
+        assert loss(z, y).item() == pytest.approx(expected)
+
+
+def test_f1_of_batches_by_hand():
+    # A network that gives back its one feature: positive at or above 0.
+    class Same(models.FeedForward):
+        def __init__(self):
+            pass
+
+        def logits(self, X, dropout=False):
+            return X.squeeze(-1).T
+
+    X = torch.tensor([[[1.0], [-1.0], [2.0], [-2.0]]])
+    y = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    watch = counts._Watch(X, y)  # of all: TP, FN, FP, TN are 1 each, F1 is 1/2
+    watch(Same(), X[:, :2], y[:, :2].T)  # 1, 1, 0, 0: F1 is 2/3
+    watch(Same(), X[:, 2:], y[:, 2:].T)  # no positive: 0
+    assert torch.stack(watch.differences).flatten().tolist() == pytest.approx([1 / 6, -1 / 2])
+
+
 def judged(z, y, margins=False):
     z, y = torch.tensor(z).reshape(-1, 1), torch.tensor(y).reshape(-1, 1)
     (found,) = protocols.judge(z, y, z, y, margins)
@@ -228,11 +257,11 @@ def test_reliability_by_hand():
 
 def test_interval_of_a_paired_difference_by_hand():
     # Differences 1, 2, 3: mean 2, deviation 1, error sqrt(1/3 + 0.2/0.64); t of 2 degrees 4.3027.
-    found = statistics.paired([2, 4, 6], [1, 2, 3])
+    found = statistics.paired([2, 4, 6], [1, 2, 3], 0.2 / 0.64)
     half = 4.302653 * math.sqrt(1 / 3 + 0.3125)
     assert found == pytest.approx((2, 2 - half, 2 + half), rel=1e-6)
     assert not found.clear
-    assert statistics.paired([5, 5.01, 5], [1, 1, 1]).clear
+    assert statistics.paired([5, 5.01, 5], [1, 1, 1], 0.25).clear
 
 
 def test_every_published_cell_has_its_place_in_a_table():
@@ -331,6 +360,30 @@ def test_images_are_split_by_sixths_and_normalised(tmp_path):
     assert not torch.equal(parts.training.y[0], parts.training.y[1])
 
 
+def test_the_binary_version_of_cifar_10(tmp_path):
+    # Two images a file, of classes 0 ... 9, 6 and 1; red counts files, green images, blue rows.
+    labels = np.array([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [6, 1]])
+    for at, (name, of_file) in enumerate(zip(data.CIFAR, labels, strict=True)):
+        records = np.zeros((2, 3073), np.uint8)
+        records[:, 0] = of_file
+        planes = records[:, 1:].reshape(2, 3, 32, 32)
+        planes[:, 0], planes[:, 1] = at, np.arange(2)[:, None, None]
+        planes[:, 2] = np.arange(32)[:, None]
+        records.tofile(tmp_path / name)
+    frog = data.load("cifar10_frog", tmp_path)
+    assert frog.y.tolist() == [0] * 6 + [1] + [0] * 3 + [1, 0]
+    transportation = data.load("cifar10_transportation", tmp_path)
+    assert transportation.y.tolist() == [1, 1] + [0] * 6 + [1, 1, 0, 1]
+    assert frog.X.shape == (12, 32, 32, 3)
+    assert frog.X[7, 5, 20].tolist() == [3, 1, 5]
+    (tmp_path / data.CIFAR[3]).write_bytes(b"short")
+    with pytest.raises(DemoError, match=r"data_batch_4.bin' is no batch of records of 3,073 bytes"):
+        data.load("cifar10_frog", tmp_path)
+    (tmp_path / data.CIFAR[3]).unlink()
+    with pytest.raises(DemoError, match=r"cannot read '.*data_batch_4.bin'"):
+        data.load("cifar10_frog", tmp_path)
+
+
 def test_the_image_network_keeps_its_best_weights_too(tmp_path):
     images(tmp_path / "cifar10_jpeg_12k.npz")
     parts = data.split_images(data.load("cifar10_frog", tmp_path), range(1))
@@ -377,7 +430,7 @@ def test_a_table_from_end_to_end(folder, capsys, monkeypatch):
     row = next(line for line in page.splitlines() if line.startswith("| f1_linear"))
     assert "(0.73 ± 0.05)" in row
     assert "[" in row
-    assert "| bce, raw outputs, 2 trials |" in page
+    assert "| bce, raw outputs, 2 trials, 2 epochs |" in page
     assert "Table 1, mammography, batches of 1024: accuracy_linear" in page
 
     files = sorted((folder / "out" / "runs").glob("*.json"))
@@ -402,6 +455,48 @@ def test_a_table_from_end_to_end(folder, capsys, monkeypatch):
         call(folder, "1", *QUICK, "f1_linear", "--patience", "7")
 
 
+def test_a_run_that_is_cut_off_leaves_no_half_of_a_file(folder, monkeypatch):
+    def cut_off(path, text, encoding):
+        path.write_bytes(text.encode()[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            call(folder, "1", *QUICK, "bce")
+    left = [path.suffix for path in (folder / "out" / "runs").iterdir()]
+    assert left == [".npz"]
+    assert call(folder, "1", *QUICK, "bce") == 0
+
+
+def test_options_without_an_effect_make_no_other_result(folder):
+    # A solver has neither epochs nor a network, and images have no dropout.
+    options = command.parser().parse_args
+    changed = ("--epochs", "7", "--patience", "3", "--dropout", "0", "--batch-size", "64")
+    for table, loss, there, same in (
+        ("S3", "eum", {}, True),
+        ("S3", "svm_f1", {}, True),
+        ("S3", "dice", {"epochs": 7, "patience": 3, "dropout": 0.0, "batch_size": 64}, False),
+        ("3", "bce", {"epochs": 7, "patience": 3}, False),
+    ):
+        plain, other = (
+            next(command.jobs(table, options([table, "--losses", loss, *words])))
+            for words in ((), changed)
+        )
+        assert other == plain._replace(**there), loss
+        assert (other == plain) is same
+    (adversarial,) = command.jobs(
+        "1", options(["1", "--losses", "f1_adversarial", "--datasets", "adult", *changed])
+    )
+    assert adversarial.batch_size == losses.ADVERSARIAL_ROWS
+
+
+def test_other_widths_are_variations():
+    settings = run.Job("cifar10_frog", "bce", width=0.5)._asdict()
+    assert report.variation(settings) == {"width": 0.5}
+    assert report.variation(settings | {"width": tables.WIDTH}) == {}
+
+
 def test_plug_in_weights_and_counts(folder, capsys):
     assert call(folder, "S4", *QUICK, "f1_linear") == 0
     assert "number of best T" in capsys.readouterr().out
@@ -411,7 +506,8 @@ def test_plug_in_weights_and_counts(folder, capsys):
     assert "(0.68 ± 0.07)" in row
     assert "f1_linear | –" not in row
     assert call(folder, "S5", "--datasets", "mammography") == 0
-    assert "| mammography | 0.62 (0.51) | 2.5 (21.55) |" in capsys.readouterr().out
+    # Of 192 rows of the training part 38 are positive.
+    assert "| mammography | 0.62 (0.51) | 2.53 (21.55) |" in capsys.readouterr().out
 
 
 def test_batch_f1_against_that_of_all_data(folder, capsys):
@@ -426,6 +522,12 @@ def test_batch_f1_against_that_of_all_data(folder, capsys):
 def test_mistakes_are_told_in_one_sentence(folder, capsys):
     assert call(folder, "1", *QUICK[:4], "--datasets", "kaggle", "--losses", "bce") == 2
     assert "kaggle needs 'creditcard_part1of2.npz'" in capsys.readouterr().err
+    assert call(folder, "S6", "--losses", "f1_linear", "focal") == 2
+    assert "--losses: not in table S6: focal; there: accuracy_linear, " in capsys.readouterr().err
+    assert call(folder, "2", "--datasets", "adult") == 2
+    assert "--datasets: not in table 2: adult; there: mammography" in capsys.readouterr().err
+    assert call(folder, "S5", "--losses", "bce") == 2
+    assert "not in table S5: bce; there: none" in capsys.readouterr().err
     for wrong in (("4",), ("1", "--losses", "hinge"), ("1", "--dropout", "1")):
         with pytest.raises(SystemExit):
             call(folder, *wrong)

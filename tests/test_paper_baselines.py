@@ -122,6 +122,27 @@ def test_oversampling_repeats_the_smaller_class_until_both_are_equal():
 # --- Plug-in --------------------------------------------------------------------------------------
 
 
+def test_two_step_eum_by_hand():
+    # Scores rise with the feature. F1 of "positive from here on" is 2/3 from 1, 4/5 from 2, 1/2
+    # from 3 and 2/3 from 4, so that the classes part half-way between 1 and 2.
+    train = np.array([[0.0], [1.0], [4.0], [5.0]]), np.array([0, 0, 1, 1])
+    predict = plug_in.fit(*train, np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([0, 1, 0, 1]), 0)
+    assert predict(np.array([[1.5]])) == pytest.approx(0, abs=1e-12)
+    assert (predict(np.array([[1.4], [1.6]])) > 0).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_step_eum_is_as_good_on_validation_data_as_any_threshold(seed):
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(seed)
+    y = (rng.random(120) < 0.3).astype(float)
+    X = rng.normal(size=(120, 2)).round(1) + 0.7 * y[:, None]
+    scores = plug_in.fit(X[:60], y[:60], X[60:], y[60:], seed)(X[60:])
+    found = f1_score(y[60:], scores > 0)
+    assert found == max(f1_score(y[60:], scores >= at) for at in scores)
+
+
 def test_two_step_eum_separates_at_the_best_threshold():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(400, 1)), np.zeros(400)
@@ -255,7 +276,7 @@ def toy():
     return rng.normal(size=(6, 2)) + 0.5 * y[:, None], y
 
 
-@pytest.mark.parametrize("C", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("C", [0.1, 1.0, 10.0, 1e3, 1e5])
 def test_svm_for_f1_against_all_constraints_at_once(C):
     X, y = toy()
     vectors = labellings(6)
@@ -272,6 +293,25 @@ def test_svm_for_f1_against_all_constraints_at_once(C):
     )
     machine = svmperf.train(X, y, "f1", C, tolerance=1e-7)
     assert machine.objective == pytest.approx(found.fun, abs=2e-7 * C, rel=1e-6)
+
+
+@pytest.mark.parametrize("C", [0.1, 10.0])
+def test_svm_for_the_area_against_all_pairs_at_once(C):
+    X, y = toy()
+    pairs = (X[y == 1][:, None] - X[y == 0]).reshape(-1, 2)
+    k = len(pairs)
+    found = minimize(  # |w|^2 / 2 + C mean(slack), each slack at least 1 - <w, pair>
+        lambda v: 0.5 * v[:2] @ v[:2] + C * v[2:].mean(),
+        np.zeros(2 + k),
+        jac=lambda v: np.append(v[:2], np.full(k, C / k)),
+        constraints={"type": "ineq", "fun": lambda v: pairs @ v[:2] - 1 + v[2:]},
+        bounds=[(None, None)] * 2 + [(0, None)] * k,
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    machine = svmperf.train(X, y, "auroc", C, tolerance=1e-7)
+    assert machine.objective == pytest.approx(found.fun, abs=2e-7 * C, rel=1e-6)
+    assert machine.bias == 0
 
 
 def test_svm_for_the_error_rate_is_the_usual_one():

@@ -1,10 +1,10 @@
 """The experiments of the paper: the same data, network and losses, under two ways of judging them.
 
-    python -m benchmarks.paper TABLE --data-dir DIR     1, 2, 3, S1 ... S10, figures or all
+    python -m benchmarks.paper TABLE --data-dir DIR     1, 2, 3, S1 ... S10, figure_S4 or all
 
 One word for each thing, in command lines, result files and published.json:
 
-- tables: "1", "2", "3", "S1" ... "S10";
+- tables: "1", "2", "3", "S1" ... "S10", and "figure_S4", which trains too;
 - data: cocktailparty, adult, mammography, kaggle, synthetic_33, synthetic_5,
   cifar10_transportation, cifar10_frog;
 - losses: accuracy_linear, accuracy_sigmoid, f1_..., f2_..., f3_..., auroc_..., auroc_wmw,

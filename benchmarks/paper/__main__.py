@@ -1,7 +1,6 @@
 """``python -m benchmarks.paper TABLE``: train what a table needs, and show both figures."""
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,9 +34,9 @@ def parser() -> argparse.ArgumentParser:
         "from what has been found so far; figures: pictures of it")  # fmt: skip
     add("--data-dir", type=Path, metavar="DIR", help="a folder with the data (see the README)")
     add("--datasets", nargs="+", choices=data.DATASETS, metavar="DATA", help="these alone")
-    add("--losses", nargs="+", choices=losses.NAMES, metavar="LOSS", help="these alone")
+    add("--losses", nargs="+", choices=tables.ROWS, metavar="LOSS", help="these rows alone")
     add("--trials", type=whole, default=10, metavar="N", help="seeds" + default)
-    add("--epochs", type=whole, default=2000, metavar="N", help="most of a trial" + default)
+    add("--epochs", type=whole, default=2000, metavar="N", help="at most, of a trial" + default)
     add(
         "--patience",
         type=whole,
@@ -45,30 +44,36 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="epochs without a lower validation loss, after which a trial stops" + default,
     )
-    add("--batch-size", type=whole, default=1024, metavar="N", help="of tabular data" + default)
-    add("--dropout", type=share, default=models.DROPOUT, help="rate" + default)
+    add(
+        "--batch-size",
+        type=whole,
+        default=tables.BATCH_SIZE,
+        metavar="N",
+        help="of tabular data; a few losses have their own" + default,
+    )
+    add("--dropout", type=share, default=models.DROPOUT, help="rate, on tabular data" + default)
     add(
         "--initial",
         choices=models.INITIAL,
         default="torch",
-        help="weights of the networks for tabular data, as that library draws them" + default,
+        help="the library whose way of drawing weights is taken, on tabular data" + default,
     )
     add(
         "--weights",
         choices=("best", "last"),
         default="best",
-        help="that are judged: of the lowest validation loss or of the last epoch" + default,
+        help="those that are judged: of the lowest validation loss or the last epoch" + default,
     )
     add(
         "--split",
         type=int,
         metavar="SEED",
-        help="of tabular data: all trials take the split of this seed (default: each its own)",
+        help="on tabular data, all trials take the split of this seed (default: each its own)",
     )
     add(
         "--width",
         type=positive,
-        default=0.25,
+        default=tables.WIDTH,
         help="of the image network, as a share of the paper's channels" + default,
     )
     add(
@@ -76,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("paper_results"),
         metavar="DIR",
-        help="of the results; what is there already is not trained again" + default,
+        help="for the results; what is there already is not trained again" + default,
     )
     return words
 
@@ -97,31 +102,49 @@ def jobs(name: str, options: argparse.Namespace) -> Iterator[Job]:
     for dataset in table.datasets:
         if options.datasets and dataset not in options.datasets:
             continue
-        image = dataset in data.IMAGES
-        if image and (options.initial != "torch" or options.split is not None):
-            raise DemoError(f"--initial and --split are for tabular data, not for {dataset}")
         for size in table.batch_sizes or (tables.batch_size(dataset, options.batch_size),):
-            for loss in options.losses or (*table.losses, *table.beyond):
-                adversarial = loss == "f1_adversarial"
-                yield Job(
-                    dataset,
-                    table.trained(loss),
-                    options.trials,
-                    options.epochs,
-                    options.patience,
-                    losses.ADVERSARIAL_ROWS if adversarial else size,
-                    tables.IMAGE_LR if image else tables.LR,
-                    options.dropout,
-                    options.width if image else None,
-                    options.initial,
-                    options.weights,
-                    options.split,
-                )
+            for loss in (*table.losses, *table.beyond):
+                if not options.losses or loss in options.losses:
+                    yield _job(dataset, table.trained(loss), size, options)
+
+
+def _job(dataset: str, loss: str, size: int, options: argparse.Namespace) -> Job:
+    """With those of the options that have an effect on it: by the others no result differs."""
+    job = Job(dataset, loss, options.trials, batch_size=losses.rows_at_once(loss, size))
+    if dataset not in data.IMAGES:
+        job = job._replace(split=options.split)
+    elif options.split is not None or options.initial != "torch":
+        raise DemoError(f"--initial and --split are for tabular data, not for {dataset}")
+    if loss in losses.SOLVERS:
+        return job
+    job = job._replace(
+        epochs=options.epochs, patience=options.patience, weights=options.weights, lr=tables.LR
+    )
+    if dataset in data.IMAGES:
+        return job._replace(lr=tables.IMAGE_LR, width=options.width)
+    return job._replace(dropout=options.dropout, initial=options.initial)
+
+
+def check(names: Sequence[str], options: argparse.Namespace) -> None:
+    """What is asked for must stand in one of the tables."""
+    chosen = [TABLES[name] for name in names]
+    there = {
+        "datasets": [dataset for table in chosen for dataset in table.datasets],
+        "losses": [loss for table in chosen for loss in (*table.losses, *table.beyond)],
+    }
+    for option, allowed in there.items():
+        wrong = [word for word in getattr(options, option) or () if word not in allowed]
+        if wrong:
+            few = ", ".join(dict.fromkeys(allowed)) or "none"
+            raise DemoError(
+                f"--{option}: not in table {', '.join(names)}: {', '.join(wrong)}; there: {few}"
+            )
 
 
 def train(names: Sequence[str], options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    check(names, options)
     load = cache(lambda name: data.load(name, options.data_dir))
     # Several tables share jobs.
     todo = list(dict.fromkeys(job for name in names for job in jobs(name, options)))
@@ -149,7 +172,7 @@ def _count(name: str, load: run.Load, options: argparse.Namespace, tick: Tick) -
         found = report.read(path)
         for dataset in options.datasets or TABLES[name].datasets:
             found[dataset] = counts.count(load(dataset))
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        run.write(path, found)
     if name == "S2":
         path = options.output / "batch_f1.json"
         settings = {"trials": options.trials, "epochs": options.epochs}
@@ -157,8 +180,7 @@ def _count(name: str, load: run.Load, options: argparse.Namespace, tick: Tick) -
             return
         read = load("mammography")
         differences = counts.batch_differences(read, options.trials, options.epochs, tick)
-        found = {"settings": settings, "differences": differences}
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        run.write(path, {"settings": settings, "differences": differences})
 
 
 def main(arguments: Sequence[str]) -> int:

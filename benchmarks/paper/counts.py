@@ -14,11 +14,14 @@ from .tables import BATCH_SIZES
 
 
 def count(data: Data) -> dict[str, float]:
-    """Tables S5 and S7: weights of the classes, and rows before and after oversampling."""
-    weights = class_weights(torch.tensor(data.y).unsqueeze(1))
-    parts = split_seeds(data, range(1), balanced=True)
-    positives, repeated = data.y.sum().item(), parts.training.y.sum().item()
-    rows, after = len(data.y), parts.training.y.numel()
+    """Tables S5 and S7: weights of the classes, and rows before and after oversampling.
+
+    Of the training part, whose weights a loss takes; all splits have the same numbers.
+    """
+    weights = class_weights(split_seeds(data, range(1)).training.y.T)
+    oversampled = split_seeds(data, range(1), balanced=True).training.y
+    positives, repeated = data.y.sum().item(), oversampled.sum().item()
+    rows, after = len(data.y), oversampled.numel()
     return {
         "weight_negative": round(weights.negative.item(), 2),
         "weight_positive": round(weights.positive.item(), 2),

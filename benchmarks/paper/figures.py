@@ -13,10 +13,10 @@ import softcm
 from softcm import Linear, Sigmoid
 
 from . import published
+from .run import Found, Results
 from .statistics import mean_and_deviation
+from .tables import BATCH_SIZE, batch_size
 
-Found = dict[str, Any]
-Results = dict[tuple[str, str, int], Found]  # by data set, loss and batch size
 Approximation = Linear | Sigmoid
 Array = NDArray[np.float64]
 
@@ -244,9 +244,8 @@ def trade_off(results: Results) -> Any:
 
 
 def _found(results: Results, dataset: str, loss: str) -> Found | None:
-    """At the usual batch size, or at any other."""
-    sizes = [size for name, of, size in results if (name, of) == (dataset, loss)]
-    return results[dataset, loss, 1024 if 1024 in sizes else sizes[0]] if sizes else None
+    """At the usual batch size."""
+    return results.get((dataset, loss, batch_size(dataset, BATCH_SIZE)))
 
 
 def _threshold_line(axis: Any, found: Found | None, style: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -28,11 +27,8 @@ METRICS: dict[str, Callable[..., Tensor]] = {
     "auroc": softcm.auroc_loss,
 }
 # Beyond the paper; see the README.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "gated": {"membership": "gated"},
-    "bce": {"bce_weight": 0.3},
-    "gated_bce": {"membership": "gated", "bce_weight": 0.3},
-}
+GATED: dict[str, Any] = {"membership": "gated"}
+WITH_BCE: dict[str, Any] = {"bce_weight": 0.3}
 
 
 class Recipe(NamedTuple):
@@ -109,8 +105,11 @@ def _recipes() -> dict[str, Recipe]:
             found[f"{metric}_{heaviside}"] = _soft(metric, heaviside)
         for metric in ("accuracy", "f1"):
             found[f"{metric}_{heaviside}_weighted"] = _weighted_soft(metric, heaviside)
-        for metric, (name, options) in product(("f1", "f2", "f3"), OPTIONS.items()):
-            found[f"{metric}_{heaviside}_{name}"] = _soft(metric, heaviside, **options)
+        found[f"f1_{heaviside}_bce"] = _soft("f1", heaviside, **WITH_BCE)
+        found[f"f1_{heaviside}_gated"] = _soft("f1", heaviside, **GATED)
+    found["f1_sigmoid_gated_bce"] = _soft("f1", "sigmoid", **GATED, **WITH_BCE)
+    for metric in ("f2", "f3"):
+        found[f"{metric}_linear_gated"] = _soft(metric, "linear", **GATED)
     for name in ("bce", "accuracy_linear", "accuracy_sigmoid", "f1_linear", "f1_sigmoid"):
         found[f"{name}{OVERSAMPLED}"] = found[name]
     return found
@@ -123,4 +122,9 @@ SOLVERS = {
     "eum": plug_in.fit,
     **{f"svm_{measure}": partial(svmperf.fit, measure=measure) for measure in svmperf.MEASURES},
 }
-NAMES = (*RECIPES, *SOLVERS)
+ALL_ROWS = 0
+
+
+def rows_at_once(loss: str, batch_size: int) -> int:
+    """The size of the batches that a loss takes: a few have their own, a solver has none."""
+    return ALL_ROWS if loss in SOLVERS else RECIPES[loss].rows or batch_size

@@ -7,14 +7,15 @@ from statistics import fmean
 
 from . import published, report
 from .data import DATASETS, TABULAR
-from .report import NONE, Results, grid
-from .tables import BEYOND, TABLES, batch_size
+from .report import NONE, grid
+from .run import Results
+from .tables import BEYOND, TABLES, batch_size, called
 
 INTRODUCTION = """
 A cell is ours, mean ± standard deviation over the trials, then in brackets the paper's; – is what
-there is not. Differences are to training on BCE with the same splits and initial weights: mean and
-95 % interval, whose standard error is enlarged as the splits share rows (Nadeau and Bengio 2003);
-bold where the interval leaves out 0.
+there is not, ? what cannot be read in the copy of the paper at hand. Differences are to training on
+BCE with the same splits and initial weights: mean and 95 % interval, whose standard error is
+enlarged as the splits share rows (Nadeau and Bengio 2003); bold where the interval leaves out 0.
 
 The published protocol is the mean over the thresholds 0.1, 0.2, ..., 0.9, and its AUROC that of
 thresholded predictions, balanced accuracy. The paper does not say what it compared with them where
@@ -39,7 +40,7 @@ def page(folder: Path, command: str, notes: str, batch: int, names: Sequence[str
     missing = []
     for name in names:
         table = TABLES[name]
-        lines += [f"## Table {name}: {table.title}", ""]
+        lines += [f"## {called(name)}: {table.title}", ""]
         if name in ("S5", "S7"):
             lines += report.counted(name, counts)
             continue
@@ -74,9 +75,12 @@ def _summary(results: Results, batch: int) -> list[str]:
                 half, tuned = (report.picked(found, "corrected", m) for m in ("f1", "f1_tuned"))
                 rows.append(
                     [
-                        *(dataset, report.label(loss, protocol, found)),
-                        *(f"{report.spread(ours)} {report.paper(theirs)}", apart),
-                        *(report.spread(half), report.spread(tuned)),
+                        dataset,
+                        report.label(loss, protocol, found),
+                        f"{report.spread(ours)} {report.paper('1', dataset, loss, 'f1')}",
+                        apart,
+                        report.spread(half),
+                        report.spread(tuned),
                     ]
                 )
     return ["## F1 on tabular data", "", *grid(rows)] if len(rows) > 1 else []
@@ -92,7 +96,7 @@ def _part(name: str, dataset: str, size: int, results: Results) -> tuple[list[st
         if report.found_for(dataset, table.trained(loss), size, results) is None
     ]
     where = f"{dataset}, batches of {size}"
-    missing = [f"- Table {name}, {where}: {', '.join(absent)}"] if absent else []
+    missing = [f"- {called(name)}, {where}: {', '.join(absent)}"] if absent else []
     if len(absent) == len(losses):
         return [], missing
     lines = [f"**{where}**", ""]
@@ -148,7 +152,7 @@ def _times(results: Results) -> list[str]:
             ]
         )
     theirs = ", ".join(
-        f"{loss} {report.paper(published.value('text 5.4', 'tabular', loss, 'training_minutes'))}"
+        f"{loss} {report.paper('text 5.4', 'tabular', loss, 'training_minutes')}"
         for loss in published.load()["tables"]["text 5.4"]["tabular"]
     )
     text = (

@@ -31,3 +31,11 @@ def value(table: str, dataset: str, loss: str, metric: str) -> Cell | None:
 def garbled(table: str) -> list[dict[str, Any]]:
     """The cells of a table that the text does not yield, with the reason."""
     return [entry for entry in load()["garbled"] if entry["table"] == table]
+
+
+def is_garbled(table: str, dataset: str, loss: str, metric: str) -> bool:
+    """Whether the paper has such a cell, of which the text does not tell the figure."""
+    return any(
+        (entry["dataset"], entry["loss"]) == (dataset, loss) and metric in entry["metrics"]
+        for entry in garbled(table)
+    )

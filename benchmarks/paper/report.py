@@ -3,16 +3,13 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from . import published
-from .losses import ADVERSARIAL_ROWS, RECIPES
-from .run import Job
+from .data import TEST_TO_TRAINING
+from .losses import RECIPES, rows_at_once
+from .run import Found, Job, Results
 from .statistics import mean_and_deviation, paired
-from .tables import TABLES
-
-Found = dict[str, Any]
-Results = dict[tuple[str, str, int], Found]  # by data set, loss and batch size
+from .tables import TABLES, WIDTH
 
 NAMES = {
     "f1": "F1",
@@ -30,8 +27,9 @@ CORRECTED = (
     *("f1", "f1_tuned", "accuracy", "accuracy_tuned"),
     *("auroc", "average_precision", "brier"),
 )
-NONE = "–"
-USUAL_TRIALS = 10  # of the paper; fewer are named
+NONE, GARBLED = "–", "?"
+# What a row does not name: ten trials, as in the paper, each until it stops.
+USUAL_TRIALS, USUAL_EPOCHS = 10, 2000
 
 
 def runs(folder: Path) -> list[Found]:
@@ -55,8 +53,8 @@ def load(folder: Path) -> Results:
 
 def variation(settings: Found) -> Found:
     """What of a training is not as usual; such runs have a table of their own."""
-    usual = Job._field_defaults
-    names = ("dropout", "initial", "weights", "split")
+    usual = Job._field_defaults | {"width": None if settings["width"] is None else WIDTH}
+    names = ("dropout", "initial", "weights", "split", "width")
     return {
         name: settings[name] for name in names if settings.get(name, usual[name]) != usual[name]
     }
@@ -80,9 +78,12 @@ def spread(values: list[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(values) > 1 else "")
 
 
-def paper(cell: published.Cell | None) -> str:
+def paper(table: str, dataset: str, loss: str, metric: str) -> str:
+    """The paper's cell, in brackets."""
+    cell = published.value(table, dataset, loss, metric)
     if cell is None:
-        return f"({NONE})"
+        garbled = published.is_garbled(table, dataset, loss, metric)
+        return f"({GARBLED if garbled else NONE})"
     mean, deviation = cell
     return f"({mean:g})" if deviation is None else f"({mean:g} ± {deviation:g})"
 
@@ -94,21 +95,19 @@ def picked(found: Found | None, protocol: str, metric: str) -> list[float]:
     return [trial[protocol][metric] for trial in found["trials"]]
 
 
-def difference(values: list[float], baseline: list[float]) -> str:
+def difference(values: list[float], baseline: list[float], dataset: str) -> str:
     """Of the seeds that both have; bold where the interval leaves out 0."""
     seeds = min(len(values), len(baseline))
     if seeds < 2 or values == baseline:
         return NONE
-    found = paired(values[:seeds], baseline[:seeds])
+    found = paired(values[:seeds], baseline[:seeds], TEST_TO_TRAINING[dataset])
     text = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     return f"**{text}**" if found.clear else text
 
 
 def found_for(dataset: str, loss: str, size: int, results: Results) -> Found | None:
-    """The adversarial loss has a batch size of its own, whatever that of the others."""
-    if loss == "f1_adversarial":
-        size = ADVERSARIAL_ROWS
-    return results.get((dataset, loss, size))
+    """In a table of this batch size; that of the loss may be another."""
+    return results.get((dataset, loss, rows_at_once(loss, size)))
 
 
 def as_published(name: str, dataset: str, size: int, results: Results) -> list[str]:
@@ -126,12 +125,11 @@ def as_published(name: str, dataset: str, size: int, results: Results) -> list[s
             cells = []
             for metric in table.metrics:
                 key = f"{metric}@{size}" if table.batch_sizes else metric
-                theirs = paper(published.value(name, dataset, loss, key))
+                theirs = paper(name, dataset, loss, key)
                 cells.append(f"{spread(picked(found, protocol, metric))} {theirs}")
             ours = picked(found, protocol, "f1")
-            rows.append(
-                [label(loss, protocol, found), *cells, *(difference(ours, base) for base in bases)]
-            )
+            apart = (difference(ours, base, dataset) for base in bases)
+            rows.append([label(loss, protocol, found), *cells, *apart])
     return grid(rows)
 
 
@@ -145,8 +143,10 @@ def label(loss: str, protocol: str, found: Found | None) -> str:
     words = [loss]
     if protocol == "raw":
         words.append("raw outputs")
-    if found is not None and found["settings"]["trials"] < USUAL_TRIALS:
-        words.append(f"{found['settings']['trials']} trials")
+    if found is not None:
+        for name, usual in (("trials", USUAL_TRIALS), ("epochs", USUAL_EPOCHS)):
+            if found["settings"][name] < usual:
+                words.append(f"{found['settings'][name]} {name}")
     return ", ".join(words)
 
 
@@ -164,17 +164,10 @@ def corrected(dataset: str, losses: Iterable[str], size: int, results: Results) 
         found = found_for(dataset, loss, size, results)
         if found is None:
             continue
-        cells = [picked(found, "corrected", metric) for metric in CORRECTED]
-        rows.append(
-            [
-                label(loss, "corrected", found),
-                *(spread(values) for values in cells),
-                *(
-                    difference(picked(found, "corrected", m), picked(bce, "corrected", m))
-                    for m in compared
-                ),
-            ]
-        )
+        cells = (spread(picked(found, "corrected", metric)) for metric in CORRECTED)
+        pairs = ([picked(of, "corrected", metric) for of in (found, bce)] for metric in compared)
+        apart = (difference(ours, base, dataset) for ours, base in pairs)
+        rows.append([label(loss, "corrected", found), *cells, *apart])
     return grid(rows) if len(rows) > 1 else []
 
 
@@ -192,7 +185,7 @@ def plug_in(dataset: str, size: int, results: Results) -> list[str]:
         for column in columns:
             values = picked(found, "plug_in", column)
             digits = 1 if column.endswith("maximizers") else 3
-            theirs = paper(published.value("S4", dataset, loss, column))
+            theirs = paper("S4", dataset, loss, column)
             cells.append(f"{spread(values, digits)} {theirs}")
         rows.append([loss, *cells])
     return grid(rows)
@@ -207,8 +200,9 @@ def counted(name: str, counts: dict[str, Found]) -> list[str]:
         head = ["data", *(column.replace("_", " ") for column in theirs)]
         ours = counts.get(dataset, {})
         cells = (
-            f"{format(ours[column], 'g') if column in ours else NONE} {paper(tuple(cell))}"
-            for column, cell in theirs.items()
+            f"{format(ours[column], 'g') if column in ours else NONE} "
+            f"{paper(name, dataset, 'none', column)}"
+            for column in theirs
         )
         rows.append([dataset, *cells])
     return grid([head, *rows])
@@ -219,6 +213,6 @@ def batch_differences(found: Found) -> list[str]:
     cells = []
     for size in TABLES["S2"].batch_sizes:
         ours = found.get("differences", {}).get(str(size))
-        theirs = paper(published.value("S2", "mammography", "none", f"f1_difference@{size}"))
+        theirs = paper("S2", "mammography", "none", f"f1_difference@{size}")
         cells.append(f"{f'{ours[0]:.3f} ± {ours[1]:.3f}' if ours else NONE} {theirs}")
     return grid([[f"batches of {size}" for size in TABLES["S2"].batch_sizes], cells])

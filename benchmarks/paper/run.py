@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,8 @@ from ..measure import machine
 from . import data, losses, models, protocols, training
 from .training import Tick
 
-Found = dict[str, Any]
+Found = dict[str, Any]  # what stands in one file of results
+Results = dict[tuple[str, str, int], Found]  # by data set, loss and batch size
 
 
 class Job(NamedTuple):
@@ -64,12 +67,29 @@ class Scores(NamedTuple):
     def save(self, path: Path) -> None:
         arrays = {name: x.numpy() for name, x in self._asdict().items()}
         labels = {name: x.astype(np.uint8) for name, x in arrays.items() if "labels" in name}
-        np.savez_compressed(path, **(arrays | labels))
+        with _replaced(path) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(file, **(arrays | labels))
 
 
 def load_scores(path: Path) -> Scores:
     with np.load(path, allow_pickle=False) as arrays:
         return Scores(*(torch.from_numpy(arrays[name]) for name in Scores._fields))
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A name to write to, whose file then takes the place of ``path``: whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write(path: Path, found: Found) -> None:
+    with _replaced(path) as unfinished:
+        unfinished.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 Load = Callable[[str], Data]
@@ -87,7 +107,7 @@ def find(job: Job, load: Load, folder: Path, tick: Tick) -> Found:
         path.parent.mkdir(parents=True, exist_ok=True)
         scores.save(scores_path)
     found["trials"] = protocols.judge(*scores, margins=job.loss in losses.SOLVERS)
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write(path, found)
     return found
 
 

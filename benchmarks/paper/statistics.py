@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Of the test part to the training part: the splits of the seeds share rows, so that the error of a
-# mean of independent values would be too small for new data (Nadeau and Bengio, 2003).
-TEST_TO_TRAINING = 0.20 / 0.64
 CONFIDENCE = 0.95
 
 
@@ -28,12 +25,19 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), deviation
 
 
-def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """The mean difference and its 95 % interval, by Student's t with the enlarged error."""
+def paired(
+    values: Sequence[float], baseline: Sequence[float], test_to_training: float
+) -> Difference:
+    """The mean difference and its 95 % interval, by Student's t with an enlarged error.
+
+    The splits of the seeds share rows, so that the error of a mean of independent values would be
+    too small for new data: Nadeau and Bengio (2003) enlarge it by the ratio of the test part's size
+    to that of the training part.
+    """
     from scipy.stats import t
 
     differences = np.subtract(values, baseline)
     mean, deviation = mean_and_deviation(differences)
-    error = deviation * math.sqrt(1 / len(differences) + TEST_TO_TRAINING)
+    error = deviation * math.sqrt(1 / len(differences) + test_to_training)
     half = float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * error
     return Difference(mean, mean - half, mean + half)

@@ -16,8 +16,10 @@ BEYOND = (
 )
 BATCH_SIZES = (128, 1024, 2048, 4096)
 # Section 5: of tabular data and of images.
-LR = 0.001
+BATCH_SIZE, LR = 1024, 0.001
 IMAGE_BATCH_SIZE, IMAGE_LR = 128, 0.0001
+# Of the image network, as a share of the paper's channels: what two cores can train.
+WIDTH = 0.25
 
 
 class Table(NamedTuple):
@@ -61,6 +63,13 @@ TABLES = {
         ("accuracy", "f1", "auroc"),
     ),
     "S4": Table("Plug-in thresholds", TABULAR, (*ACCURACY, *F1, "bce"), ("accuracy", "f1")),
+    "figure_S4": Table(
+        "Batch sizes on Mammography",
+        ("mammography",),
+        (*ACCURACY, *F1, *AUROC, "bce"),
+        ("accuracy", "precision", "recall", "f1"),
+        batch_sizes=BATCH_SIZES,
+    ),
     "S5": Table("Weights of the classes", TABULAR),
     "S6": Table(
         "Weighted losses",
@@ -86,6 +95,16 @@ TABLES = {
         beyond=("f2_linear_gated", "f3_linear_gated"),
     ),
 }
+
+ROWS = tuple(
+    dict.fromkeys(loss for table in TABLES.values() for loss in (*table.losses, *table.beyond))
+)
+
+
+def called(name: str) -> str:
+    """Its name in the paper."""
+    figure = name.removeprefix("figure_")
+    return f"Table {name}" if figure == name else f"Figure {figure}"
 
 
 def batch_size(dataset: str, of_tables: int) -> int:

@@ -25,19 +25,20 @@ def fit(
     X_validation: Array,
     y_validation: Array,
     seed: int,
-    *,
-    metric: str = "f1",
-    C: float = 1.0,
 ) -> Callable[[Array], Array]:
-    """Two-Step EUM with logistic regression: ``predict(X)`` is positive or 0 for a positive.
+    """Two-Step EUM with logistic regression: ``predict(X)`` is positive for a positive.
 
-    Scores are the log-odds less those of the threshold found, so that 0 separates the classes. The
-    search for it is exact. Nothing is drawn at random; ``seed`` is there for the common interface.
+    The search for the threshold of the best F1 is exact. Scores are log-odds less those half-way
+    between the last samples on either side of it, so that 0 separates the classes whichever way a
+    score is rounded. Nothing is drawn at random; ``seed`` is there for the common interface.
     """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=C, max_iter=1000, random_state=seed).fit(X_train, y_train)
+    model = LogisticRegression(max_iter=1000, random_state=seed).fit(X_train, y_train)
     z, y = torch.from_numpy(model.decision_function(X_validation)), torch.tensor(y_validation)
-    threshold = softcm.tune_threshold(z, y, metric, from_logits=True).threshold.item()
-    offset = np.log(threshold / (1 - threshold))
+    p = torch.sigmoid(z)
+    above = p >= softcm.tune_threshold(p, y, "f1").threshold
+    lowest = z[above].min()
+    highest = lowest - 1 if above.all() else z[~above].max()
+    offset = ((lowest + highest) / 2).item()
     return lambda X: model.decision_function(X) - offset
