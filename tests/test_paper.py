@@ -232,11 +232,19 @@ def test_corrected_protocol_is_that_of_sklearn():
 
 
 def test_plug_in_counts_the_thresholds_that_are_as_good():
-    # Between 0.35 and 0.65 nothing lies: 0.4, 0.5 and 0.6 separate the labels, 0.5 is the middle.
-    found = judged([logit(p) for p in (0.65, 0.75, 0.35, 0.15)], [1.0, 1.0, 0.0, 0.0])["plug_in"]
-    assert found["f1"] == 1
-    assert found["f1_threshold"] == pytest.approx(0.5)
-    assert found["f1_maximizers"] == 3
+    # Between 0.35 and 0.65 nothing lies: 0.4, 0.5 and 0.6 separate the labels.
+    found = judged([logit(p) for p in (0.65, 0.75, 0.35, 0.15)], [1.0, 1.0, 0.0, 0.0])
+    assert found["validation_curve"]["f1"][2:7] == pytest.approx([4 / 5, 1, 1, 1, 2 / 3])
+    assert protocols.plug_in([found["validation_curve"]["f1"]]) == (4, 3)
+
+
+def test_plug_in_takes_the_mean_over_trials_cut_off_to_two_decimals():
+    first = [0.5, 0.59, 0.7, 0.6, 0.61, 0.5, 0.5, 0.5, 0.5]
+    second = [0.5, 0.7, 0.599, 0.61, 0.6, 0.5, 0.5, 0.5, 0.5]
+    # Means 0.645, 0.6495, 0.605, ...: two are 0.64, and the second of them is closer to 0.5.
+    assert protocols.plug_in([first, second]) == (2, 2)
+    assert protocols.plug_in([first]) == (2, 1)
+    assert protocols.plug_in([[0.1] * 9]) == (4, 9)
 
 
 def test_margins_have_one_threshold_and_no_calibration():
@@ -499,7 +507,10 @@ def test_other_widths_are_variations():
 
 def test_plug_in_weights_and_counts(folder, capsys):
     assert call(folder, "S4", *QUICK, "f1_linear") == 0
-    assert "number of best T" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "| accuracy | T | number of best T | F1 | T | number of best T |" in page
+    row = next(line for line in page.splitlines() if line.startswith("| f1_linear"))
+    assert "(0.68 ± 0.09)" in row
     assert call(folder, "S6", *QUICK, "f1_linear") == 0
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith("| f1_linear"))

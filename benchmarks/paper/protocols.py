@@ -11,6 +11,9 @@ logits gives them, `published` with probabilities.
 every loss; AUROC and average precision of the ranking; the Brier score and a reliability curve.
 """
 
+import math
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from softcm import metrics
 
 THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 BINS = 10
+TUNED = ("accuracy", "f1")  # what thresholds are chosen for
 DIGITS = 2  # of the values that Supplement 5.2 compares
 # By the names of published.json.
 HARD = {
@@ -54,6 +58,7 @@ def _judge(
     p_validation, p = torch.sigmoid(z_validation), torch.sigmoid(z)
     grid = torch.tensor(THRESHOLDS, dtype=torch.float64)
     cm = softcm.confusion_matrix(p, y, threshold=THRESHOLDS)
+    cm_validation = softcm.confusion_matrix(p_validation, y_validation, threshold=THRESHOLDS)
     if margins:
         at_zero = softcm.confusion_matrix(p, y, threshold=0.5)
         published = {name: metric(at_zero).item() for name, metric in HARD.items()}
@@ -66,8 +71,8 @@ def _judge(
         "published": published,
         "raw": raw,
         "corrected": _corrected(p_validation, y_validation, p, y, margins),
-        "plug_in": _plug_in(p_validation, y_validation, p, y),
         "curve": {name: metric(cm).tolist() for name, metric in HARD.items()},
+        "validation_curve": {name: HARD[name](cm_validation).tolist() for name in TUNED},
         "reliability": [] if margins else reliability(p, y),
     }
 
@@ -85,7 +90,7 @@ def _corrected(
         "auroc": float(roc_auc_score(y, p)),
         "average_precision": float(average_precision_score(y, p)),
     }
-    for name in ("accuracy", "f1"):
+    for name in TUNED:
         tuned = softcm.tune_threshold(p_validation, y_validation, metric=name)
         cm = softcm.confusion_matrix(p, y, threshold=tuned.threshold)
         found[f"{name}_tuned"] = HARD[name](cm).item()
@@ -95,16 +100,16 @@ def _corrected(
     return found
 
 
-def _plug_in(p_validation: Tensor, y_validation: Tensor, p: Tensor, y: Tensor) -> dict[str, float]:
-    """Supplement 5.2: the best of nine thresholds on validation data, and how many are as good."""
-    found = {}
-    for name in ("accuracy", "f1"):
-        tuned = softcm.tune_threshold(p_validation, y_validation, name, THRESHOLDS, digits=DIGITS)
-        cm = softcm.confusion_matrix(p, y, threshold=tuned.threshold)
-        found[name] = HARD[name](cm).item()
-        found[f"{name}_threshold"] = tuned.threshold.item()
-        found[f"{name}_maximizers"] = tuned.maximizers.item()
-    return found
+def plug_in(curves: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """Supplement 5.2: the place of T_max among the thresholds, and |T_max|.
+
+    ``curves`` holds a metric on validation data by threshold, for each trial. The paper gives one
+    threshold and one count for ten trials, so they are those of the mean, cut off to two decimals;
+    T_max is the closest to 0.5 of the thresholds that are equally good.
+    """
+    means = [math.floor(10**DIGITS * fmean(values) + 1e-9) for values in zip(*curves, strict=True)]
+    best = [at for at, mean in enumerate(means) if mean == max(means)]
+    return min(best, key=lambda at: abs(at - len(THRESHOLDS) // 2)), len(best)
 
 
 def reliability(p: Tensor, y: Tensor) -> list[list[float]]:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import published
+from . import protocols, published
 from .data import TEST_TO_TRAINING
 from .losses import RECIPES, rows_at_once
+from .protocols import TUNED
 from .run import Found, Job, Results
 from .statistics import mean_and_deviation, paired
 from .tables import TABLES, WIDTH
@@ -18,10 +19,6 @@ NAMES = {
     "accuracy_tuned": "accuracy, tuned",
     "average_precision": "average precision",
     "brier": "Brier",
-    "f1_threshold": "T",
-    "accuracy_threshold": "T",
-    "f1_maximizers": "number of best T",
-    "accuracy_maximizers": "number of best T",
 }
 CORRECTED = (
     *("f1", "f1_tuned", "accuracy", "accuracy_tuned"),
@@ -173,21 +170,23 @@ def corrected(dataset: str, losses: Iterable[str], size: int, results: Results) 
 
 def plug_in(dataset: str, size: int, results: Results) -> list[str]:
     """Table S4: the best of nine thresholds on validation data, and how many are as good."""
-    columns = [
-        f"{metric}{end}"
-        for metric in ("accuracy", "f1")
-        for end in ("", "_threshold", "_maximizers")
-    ]
-    rows = [["trained on", *(NAMES.get(column, column) for column in columns)]]
+    rows = [["trained on"]]
+    for metric in TUNED:
+        rows[0] += [NAMES.get(metric, metric), "T", "number of best T"]
     for loss in TABLES["S4"].losses:
         found = results.get((dataset, loss, size))
         cells = []
-        for column in columns:
-            values = picked(found, "plug_in", column)
-            digits = 1 if column.endswith("maximizers") else 3
-            theirs = paper("S4", dataset, loss, column)
-            cells.append(f"{spread(values, digits)} {theirs}")
-        rows.append([loss, *cells])
+        for metric in TUNED:
+            ours = [NONE] * 3
+            if found is not None:
+                trials = found["trials"]
+                at, count = protocols.plug_in([t["validation_curve"][metric] for t in trials])
+                scores = [trial["curve"][metric][at] for trial in trials]
+                ours = [spread(scores), f"{protocols.THRESHOLDS[at]:g}", str(count)]
+            columns = (metric, f"{metric}_threshold", f"{metric}_maximizers")
+            theirs = (paper("S4", dataset, loss, column) for column in columns)
+            cells += [" ".join(pair) for pair in zip(ours, theirs, strict=True)]
+        rows.append([label(loss, "published", found), *cells])
     return grid(rows)
 
 
