@@ -82,19 +82,20 @@ def load_file(path: Path, target: str | None) -> Data:
     return Data(path.name, X, y)
 
 
-def split(data: Data, seed: int) -> Split:
+def split(data: Data, seed: int, stratified: bool = True) -> Split:
     """64 % for training, 16 % for validation, 20 % for the test, each with its share of positives.
 
-    Features are centred and scaled to unit variance by what the training part alone tells.
+    Or, if not ``stratified``, with as many as chance gives it. Features are centred and scaled to
+    unit variance by what the training part alone tells.
     """
     from sklearn.model_selection import train_test_split
     from sklearn.preprocessing import StandardScaler
 
     X, X_test, y, y_test = train_test_split(
-        data.X, data.y, test_size=0.2, stratify=data.y, random_state=seed
+        data.X, data.y, test_size=0.2, stratify=data.y if stratified else None, random_state=seed
     )
     X, X_validation, y, y_validation = train_test_split(
-        X, y, test_size=0.2, stratify=y, random_state=seed
+        X, y, test_size=0.2, stratify=y if stratified else None, random_state=seed
     )
     scaler = StandardScaler().fit(X)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BAND = 0.2
 # Predictions are piled up there if so large a share of the positives, and of the negatives, is.
 PILE = 0.75
+# Of one label so many samples must be there before it says anything that none is predicted.
+MISSED = 10
 # A loss module looks at one in so many batches, and warns of a sign seen at so many of ten looks:
 # a look costs half a step, a chance batch is no sign, and an untrained network is none either.
 EVERY = 50
@@ -58,11 +60,12 @@ def diagnose(
     - predictions of both labels piled up just below the threshold, in
       [threshold - 0.2 m, threshold) with m = min(threshold, 1 - threshold), where memberships of
       eq. (3) have a spurious optimum. That is also how an untrained network may look;
+    - the same prediction for all samples, though there are ten or more of the other label;
     - no positive sample;
     - logits that all lie in [0, 1], as if a sigmoid had been applied already.
 
     Args: those of the loss, as of :func:`softcm.f1_loss`. Classes are taken together, and with
-        several thresholds nothing is said of a pile.
+        several thresholds nothing is said of a pile or of the same prediction.
 
     Raises:
         TypeError, ValueError: as :func:`softcm.confusion_matrix`.
@@ -102,15 +105,30 @@ def _signs(
             "sampler that puts positives into each, such as "
             "torch.utils.data.WeightedRandomSampler.",
         )
-    if one and membership == "soft" and positives > 0 and negatives > 0:
+    if one and positives > 0 and negatives > 0:
         shares = (tp - tp_above) / positives, (fp - fp_above) / negatives
-        if min(shares) >= PILE:
+        if membership == "soft" and min(shares) >= PILE:
             signs["pile"] = Sign(
                 f"{100 * shares[0]:.0f} % of the positives and {100 * shares[1]:.0f} % of the "
                 f"negatives are predicted just below the threshold, in [{low:.3g}, {tau:.3g})",
                 'With membership="soft", eq. (3), this is a spurious optimum: it gives a soft F1 '
                 "of 0.5 whatever the labels, and training stays there if the task allows little "
                 'more. Pass membership="gated", or add cross-entropy by bce_weight=0.3 or more.',
+            )
+        elif tp_above + fp_above == 0 and positives >= MISSED:
+            signs["all negative"] = Sign(
+                f"none of the {positives + negatives:.6g} samples is predicted positive, of which "
+                f"{positives:.6g} are",
+                "Where positives are few, accuracy is as high without them: take a metric that "
+                "looks for them, such as F1.",
+            )
+        elif tp_above == positives and fp_above == negatives and negatives >= MISSED:
+            signs["all positive"] = Sign(
+                f"all of the {positives + negatives:.6g} samples are predicted positive, of which "
+                f"{negatives:.6g} are not",
+                "Recall alone, and F-beta with a large beta, may be no higher for any other "
+                "prediction within reach: take a lower beta, add cross-entropy by bce_weight=0.3 "
+                'or more, or pass membership="gated".',
             )
     if from_logits:
         lowest, highest = (x.item() for x in input.aminmax())

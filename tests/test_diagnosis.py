@@ -21,6 +21,11 @@ PILE = [
 ]
 P8 = torch.cat((P, torch.tensor([0.42])))  # a pile: 6 of 8 negatives, and the positive
 Y8 = torch.cat((Y, torch.tensor([0])))
+# Ten of each label, of which the lowest is 0.6 and the highest 0.98.
+P20 = torch.linspace(0.6, 0.98, 20)
+Y20 = torch.arange(20) % 2
+ALL = ["all of the 20 samples are predicted positive, of which 10 are not", "bce_weight=0.3"]
+NONE = ["none of the 20 samples is predicted positive, of which 10 are", "F1"]
 SAMPLER = ["batch", "recall", "larger batches", "WeightedRandomSampler"]
 
 
@@ -52,6 +57,17 @@ SAMPLER = ["batch", "recall", "larger batches", "WeightedRandomSampler"]
             [["logits", "[0.5, 0.9]", "sigmoid", "leave from_logits out"]],
         ),
         ({"input": P8 * 9 - 4.4, "from_logits": True}, []),
+        ({"input": P20, "target": Y20}, [ALL]),
+        ({"input": P20, "target": Y20, "membership": "gated"}, [ALL]),
+        ({"input": P20, "target": Y20, "threshold": 0.6}, [ALL]),  # one at the threshold
+        ({"input": P20, "target": Y20, "threshold": 0.61}, []),
+        ({"input": P20, "target": Y20, "threshold": (0.5, 0.6)}, []),
+        ({"input": P20[1:], "target": Y20[1:]}, []),  # nine negatives
+        ({"input": 1 - P20, "target": Y20}, [NONE]),
+        ({"input": 1 - P20, "target": Y20, "threshold": 0.39}, []),
+        ({"input": 1 - P20[:-1], "target": Y20[:-1]}, []),  # nine positives
+        # Piled up below the threshold: this is said alone.
+        ({"input": 0.4 + P20 / 100, "target": Y20}, [["spurious optimum"]]),
     ],
 )  # fmt: skip
 def test_signs_of_a_batch(changed, words):
@@ -190,6 +206,17 @@ def hard_task(share=0.05):
 def test_training_that_drifts_to_the_spurious_optimum():
     (told,) = fit(softcm.F1Loss(from_logits=True), *hard_task(), 256, lr=0.005, steps=600)
     assert "spurious optimum" in told
+
+
+def test_training_that_ends_with_one_prediction_for_all():
+    beta2 = {"beta": 2.0, "from_logits": True}
+    (told,) = fit(softcm.FBetaLoss(**beta2), *hard_task(share=0.3), 256, lr=0.005)
+    assert "samples are predicted positive" in told
+    for mended in ({"membership": "gated"}, {"bce_weight": 0.3}):
+        assert fit(softcm.FBetaLoss(**beta2, **mended), *hard_task(share=0.3), 256, 0.005) == []
+    (told,) = fit(softcm.AccuracyLoss(from_logits=True), *hard_task(), 256, lr=0.005)
+    assert "samples is predicted positive" in told
+    assert fit(softcm.F1Loss(from_logits=True, membership="gated"), *hard_task(), 256, 0.005) == []
 
 
 @pytest.mark.parametrize("mended", [{"membership": "gated"}, {"bce_weight": 0.3}])

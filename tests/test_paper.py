@@ -129,10 +129,19 @@ def test_one_split_for_all_trials():
         assert all(torch.equal(of_trial, part.y[0]) for of_trial in parts.y)
 
 
+def test_splits_that_are_not_stratified_have_positives_as_chance_gives_them():
+    read = Data("", *rows())
+    parts = data.split_seeds(read, range(5), stratified=False)
+    assert [part.y.shape for part in parts] == [(5, 192), (5, 48), (5, 60)]
+    assert len(set(parts.test.y.sum(dim=1).tolist())) > 2
+    assert (sum(part.y.sum(dim=1) for part in parts) == 60).all()
+    assert data.split_seeds(read, range(5)).test.y.sum(dim=1).tolist() == [12] * 5
+
+
 def test_later_settings_leave_the_names_of_earlier_results():
     assert run.Job("mammography", "bce").digest == "fce7a82d0b"
-    others = [{"initial": "keras"}, {"weights": "last"}, {"split": 0}, {}]
-    assert len({run.Job("mammography", "bce", **other).digest for other in others}) == 4
+    others = [{"initial": "keras"}, {"weights": "last"}, {"split": 0}, {"stratified": False}, {}]
+    assert len({run.Job("mammography", "bce", **other).digest for other in others}) == 5
 
 
 def test_dropout_takes_its_share_and_scales_the_rest():
@@ -430,6 +439,10 @@ def test_variations_have_a_table_of_their_own(folder, capsys):
     assert "Table 1, mammography, batches of 1024: " in page.split("## Not run")[1]
     assert call(folder, "3", "--initial", "keras") == 2
     assert "for tabular data, not for cifar10_transportation" in capsys.readouterr().err
+    assert call(folder, "1", *QUICK, "bce", "--not-stratified") == 0
+    assert "| mammography | bce | stratified False |" in capsys.readouterr().out
+    assert call(folder, "1", *QUICK, "bce_sqrt", "--not-stratified") == 2
+    assert "bce_sqrt needs as many positives in every split" in capsys.readouterr().err
 
 
 def test_a_table_from_end_to_end(folder, capsys, monkeypatch):

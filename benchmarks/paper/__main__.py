@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
         help="on tabular data, all trials take the split of this seed (default: each its own)",
     )
     add(
+        "--not-stratified",
+        dest="stratified",
+        action="store_false",
+        help="on tabular data, splits have as many positives as chance gives them",
+    )
+    add(
         "--width",
         type=positive,
         default=tables.WIDTH,
@@ -112,9 +118,13 @@ def _job(dataset: str, loss: str, size: int, options: argparse.Namespace) -> Job
     """With those of the options that have an effect on it: by the others no result differs."""
     job = Job(dataset, loss, options.trials, batch_size=losses.rows_at_once(loss, size))
     if dataset not in data.IMAGES:
-        job = job._replace(split=options.split)
-    elif options.split is not None or options.initial != "torch":
-        raise DemoError(f"--initial and --split are for tabular data, not for {dataset}")
+        job = job._replace(split=options.split, stratified=options.stratified)
+    elif options.split is not None or options.initial != "torch" or not options.stratified:
+        raise DemoError(
+            f"--initial, --split and --not-stratified are for tabular data, not for {dataset}"
+        )
+    if not job.stratified and losses.weighs_classes(loss):
+        raise DemoError(f"--not-stratified: {loss} needs as many positives in every split")
     if loss in losses.SOLVERS:
         return job
     job = job._replace(

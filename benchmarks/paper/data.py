@@ -137,12 +137,12 @@ def _images(name: str, path: Path) -> Data:
     return Data(name, X[order], y[order].astype(np.float64))
 
 
-def split_seeds(data: Data, seeds: range, balanced: bool = False) -> Parts:
+def split_seeds(data: Data, seeds: range, balanced: bool = False, stratified: bool = True) -> Parts:
     """One split for each seed: 64 % training, 16 % validation, 20 % test, scaled by the training.
 
     ``balanced`` repeats positives of the training part, at random, until both classes are equal.
     """
-    each = [split(data, seed) for seed in seeds]
+    each = [split(data, seed, stratified) for seed in seeds]
     if balanced:
         each = [
             parts._replace(training=_oversampled(parts.training, seed))

@@ -73,6 +73,7 @@ def bce(z: Tensor, y: Tensor) -> Tensor:
 
 # The training part of these holds its positives so often that the classes are equal.
 OVERSAMPLED = "_oversampled"
+WEIGHTED = "_weighted"
 # Section 5: the batch size for the adversarial loss, whose solver takes cubic time.
 ADVERSARIAL_ROWS = 20
 
@@ -89,7 +90,7 @@ def _recipes() -> dict[str, Recipe]:
     found = {
         "bce": of_logits(bce, raw=True),
         "bce_sqrt": Recipe(_sqrt_weighted, raw=True),
-        "bce_weighted": Recipe(
+        f"bce{WEIGHTED}": Recipe(
             lambda labels: partial(weighting.weighted_bce, weights=_class_weights(labels)), raw=True
         ),
         "focal": of_logits(focal_loss, raw=True),
@@ -104,7 +105,7 @@ def _recipes() -> dict[str, Recipe]:
         for metric in METRICS:
             found[f"{metric}_{heaviside}"] = _soft(metric, heaviside)
         for metric in ("accuracy", "f1"):
-            found[f"{metric}_{heaviside}_weighted"] = _weighted_soft(metric, heaviside)
+            found[f"{metric}_{heaviside}{WEIGHTED}"] = _weighted_soft(metric, heaviside)
         found[f"f1_{heaviside}_bce"] = _soft("f1", heaviside, **WITH_BCE)
         found[f"f1_{heaviside}_gated"] = _soft("f1", heaviside, **GATED)
     found["f1_sigmoid_gated_bce"] = _soft("f1", "sigmoid", **GATED, **WITH_BCE)
@@ -123,6 +124,11 @@ SOLVERS = {
     **{f"svm_{measure}": partial(svmperf.fit, measure=measure) for measure in svmperf.MEASURES},
 }
 ALL_ROWS = 0
+
+
+def weighs_classes(loss: str) -> bool:
+    """Whether it takes the classes' ratio in the training part, which is one for all seeds."""
+    return loss == "bce_sqrt" or loss.endswith((OVERSAMPLED, WEIGHTED))
 
 
 def rows_at_once(loss: str, batch_size: int) -> int:

@@ -51,7 +51,7 @@ def load(folder: Path) -> Results:
 def variation(settings: Found) -> Found:
     """What of a training is not as usual; such runs have a table of their own."""
     usual = Job._field_defaults | {"width": None if settings["width"] is None else WIDTH}
-    names = ("dropout", "initial", "weights", "split", "width")
+    names = ("dropout", "initial", "weights", "split", "stratified", "width")
     return {
         name: settings[name] for name in names if settings.get(name, usual[name]) != usual[name]
     }

@@ -40,12 +40,13 @@ class Job(NamedTuple):
     initial: str = "torch"  # weights, as this library draws them
     weights: str = "best"  # that are judged: of the lowest validation loss, or "last"
     split: int | None = None  # the seed of the one split that all trials take
+    stratified: bool = True  # splits, by label
 
     @property
     def digest(self) -> str:
         settings = self._asdict()
         # Settings that came later leave the names of what was trained without them.
-        for name in ("initial", "weights", "split"):
+        for name in ("initial", "weights", "split", "stratified"):
             if settings[name] == self._field_defaults[name]:
                 del settings[name]
         text = json.dumps(settings, sort_keys=True)
@@ -118,9 +119,10 @@ def _trained(job: Job, read: Data, tick: Tick) -> tuple[Scores, Found]:
     else:
         balanced = job.loss.endswith(losses.OVERSAMPLED)
         if job.split is None:
-            parts = [data.split_seeds(read, seeds, balanced)]
+            parts = [data.split_seeds(read, seeds, balanced, job.stratified)]
         else:
-            one = data.split_seeds(read, range(job.split, job.split + 1), balanced)
+            one_seed = range(job.split, job.split + 1)
+            one = data.split_seeds(read, one_seed, balanced, job.stratified)
             parts = [data.repeated(one, job.trials)]
     if job.loss in losses.SOLVERS:
         return _solved(job, parts[0], tick)

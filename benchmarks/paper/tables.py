@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .data import IMAGES, SYNTHETIC, TABULAR
-from .losses import OVERSAMPLED
+from .losses import OVERSAMPLED, WEIGHTED
 
 ACCURACY = ("accuracy_linear", "accuracy_sigmoid")
 F1 = ("f1_linear", "f1_sigmoid")
@@ -76,7 +76,7 @@ TABLES = {
         TABULAR,
         (*ACCURACY, *F1, "bce"),
         ("accuracy", "f1"),
-        suffix="_weighted",
+        suffix=WEIGHTED,
     ),
     "S7": Table("Rows after oversampling", TABULAR),
     "S8": Table(
