@@ -102,34 +102,37 @@ SOFTCM_HD MetricValue composite(CompositeKind kind, const Counts& c, double zero
 // above the highest threshold to (1, 1) below the lowest.
 SOFTCM_HD double auroc(const Counts* counts, int64_t thresholds, double zero_division,
                        Counts* partials) {
-  double area = 0;
-  MetricValue x_above{0, {0, 0, 0, 0}}, y_above{0, {0, 0, 0, 0}};
+  const MetricValue corner{1, {0, 0, 0, 0}};
+  MetricValue x = false_positive_rate(counts[thresholds - 1], zero_division);
+  MetricValue y = recall(counts[thresholds - 1], zero_division);
+  double area = 0, x_above = 0, y_above = 0;
   for (int64_t t = thresholds - 1; t >= 0; --t) {
-    const MetricValue x = false_positive_rate(counts[t], zero_division);
-    const MetricValue y = recall(counts[t], zero_division);
-    const double x_below = t > 0 ? false_positive_rate(counts[t - 1], zero_division).value : 1;
-    const double y_below = t > 0 ? recall(counts[t - 1], zero_division).value : 1;
-    area += (x.value - x_above.value) * (y_above.value + y.value) / 2;
-    if (t == 0) area += (1 - x.value) * (y.value + 1) / 2;
-    partials[t] = combined((y_above.value - y_below) / 2, x.partial, (x_below - x_above.value) / 2,
+    const MetricValue x_below = t > 0 ? false_positive_rate(counts[t - 1], zero_division) : corner;
+    const MetricValue y_below = t > 0 ? recall(counts[t - 1], zero_division) : corner;
+    area += (x.value - x_above) * (y_above + y.value) / 2;
+    partials[t] = combined((y_above - y_below.value) / 2, x.partial, (x_below.value - x_above) / 2,
                            y.partial);
-    x_above = x;
-    y_above = y;
+    x_above = x.value;
+    y_above = y.value;
+    x = x_below;
+    y = y_below;
   }
-  return area;
+  return area + (1 - x_above) * (y_above + 1) / 2;
 }
 
 // Average precision by the step rule; below the lowest threshold everything is positive.
 SOFTCM_HD double auprc(const Counts* counts, int64_t thresholds, double zero_division,
                        Counts* partials) {
   const MetricValue share = prevalence(counts[0], zero_division);
+  MetricValue p = precision(counts[thresholds - 1], zero_division);
   double area = 0, recall_above = 0;
   for (int64_t t = thresholds - 1; t >= 0; --t) {
-    const MetricValue r = recall(counts[t], zero_division), p = precision(counts[t], zero_division);
-    const double below = t > 0 ? precision(counts[t - 1], zero_division).value : share.value;
+    const MetricValue r = recall(counts[t], zero_division);
+    const MetricValue p_below = t > 0 ? precision(counts[t - 1], zero_division) : share;
     area += (r.value - recall_above) * p.value;
-    partials[t] = combined(p.value - below, r.partial, r.value - recall_above, p.partial);
+    partials[t] = combined(p.value - p_below.value, r.partial, r.value - recall_above, p.partial);
     recall_above = r.value;
+    p = p_below;
   }
   partials[0] += scaled(share.partial, 1 - recall_above);
   return area + (1 - recall_above) * share.value;

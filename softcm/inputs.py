@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 Threshold = float | Sequence[float] | Tensor
 FLOAT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
@@ -311,6 +312,10 @@ def check_tensor(name: str, value: Any) -> None:
     if value.layout is not torch.strided or value.is_nested:
         kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
         raise TypeError(f"{name} must be a dense tensor (layout torch.strided), got {kind}")
+    if type(value) is not Tensor and isinstance(value, MaskedTensor):
+        raise TypeError(
+            f"{name} must be a dense tensor, got a MaskedTensor; its mask can be the weight"
+        )
 
 
 def check_float_tensor(name: str, value: Any) -> None:

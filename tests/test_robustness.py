@@ -52,6 +52,7 @@ NOT_DENSE = {
     "mkldnn": lambda: P.to_mkldnn(),
     "nested": lambda: nested(torch.strided),
     "jagged": lambda: nested(torch.jagged),
+    "masked": lambda: torch.masked.masked_tensor(P, P > 0.2),
 }
 REAL = {
     "complex": lambda: P.to(torch.complex64),
