@@ -62,6 +62,6 @@ def test_nothing_is_drawn_where_there_is_nothing_to_compare():
 
 
 def test_bins_of_all_trials_are_pooled():
-    first, second = [[2.0, 0.1, 0.5], [0.0, 0.0, 0.0]], [[6.0, 0.2, 0.0], [0.0, 0.0, 0.0]]
+    first, second = [[5.0, 0.1, 0.4], [0.0, 0.0, 0.0]], [[15.0, 0.2, 0.0], [19.0, 0.9, 1.0]]
     pooled = figures._all_trials([first, second])
-    assert pooled == pytest.approx(np.array([[8.0, 1.4 / 8, 1 / 8]]))
+    assert pooled == pytest.approx(np.array([[20.0, 3.5 / 20, 2 / 20]]))

@@ -39,6 +39,8 @@ OBJECTIVES = {
 BARS = {"linear": (COLOURS[0], -0.2), "sigmoid": (COLOURS[1], 0.2), "bce": (GREY, 0.0)}
 METRICS = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1"}
 F_BETA = {"f1": "F1", "f2": "F2", "f3": "F3"}
+# A bin of fewer predictions, of all trials together, says nothing about its share of positives.
+FEWEST = 20
 RELIABILITY = ("bce", "bce_sqrt", "f1_linear", "f1_sigmoid", "f1_sigmoid_gated_bce")
 
 
@@ -300,9 +302,9 @@ def reliability(results: Results) -> Any:
 
 
 def _all_trials(of_trials: Iterable[list[list[float]]]) -> Array:
-    """Size, mean prediction and share of positives of the bins (n, 3) that are not empty."""
+    """Size, mean prediction and share of positives of the bins (n, 3) that hold enough."""
     bins = np.array(list(of_trials))  # (trials, bins, 3)
     size = bins[..., 0].sum(axis=0)
     sums = (bins[..., :1] * bins[..., 1:]).sum(axis=0)
-    kept = size > 0
+    kept = size >= FEWEST
     return np.column_stack([size[kept], sums[kept] / size[kept, None]])
