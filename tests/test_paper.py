@@ -550,6 +550,10 @@ def test_mistakes_are_told_in_one_sentence(folder, capsys):
     assert "--losses: not in table S6: focal; there: accuracy_linear, " in capsys.readouterr().err
     assert call(folder, "2", "--datasets", "adult") == 2
     assert "--datasets: not in table 2: adult; there: mammography" in capsys.readouterr().err
+    assert call(folder, "all", *QUICK[:4], "--datasets", "adult", "--losses", "dice") == 0
+    assert list(report.read(folder / "out" / "counts.json")) == ["adult"]
+    assert not (folder / "out" / "batch_f1.json").exists()
+    capsys.readouterr()
     assert call(folder, "S5", "--losses", "bce") == 2
     assert "not in table S5: bce; there: none" in capsys.readouterr().err
     for wrong in (("4",), ("1", "--losses", "hinge"), ("1", "--dropout", "1")):

@@ -102,12 +102,16 @@ def share(text: str) -> float:
     return value
 
 
+def _datasets(name: str, options: argparse.Namespace) -> list[str]:
+    """Those of a table that are asked for."""
+    datasets = TABLES[name].datasets
+    return [word for word in datasets if not options.datasets or word in options.datasets]
+
+
 def jobs(name: str, options: argparse.Namespace) -> Iterator[Job]:
     """What has to be trained for a table, each loss under the name by which it is kept."""
     table = TABLES[name]
-    for dataset in table.datasets:
-        if options.datasets and dataset not in options.datasets:
-            continue
+    for dataset in _datasets(name, options):
         for size in table.batch_sizes or (tables.batch_size(dataset, options.batch_size),):
             for loss in (*table.losses, *table.beyond):
                 if not options.losses or loss in options.losses:
@@ -180,10 +184,10 @@ def _count(name: str, load: run.Load, options: argparse.Namespace, tick: Tick) -
     if name in ("S5", "S7"):
         path = options.output / "counts.json"
         found = report.read(path)
-        for dataset in options.datasets or TABLES[name].datasets:
+        for dataset in _datasets(name, options):
             found[dataset] = counts.count(load(dataset))
         run.write(path, found)
-    if name == "S2":
+    if name == "S2" and _datasets(name, options):
         path = options.output / "batch_f1.json"
         settings = {"trials": options.trials, "epochs": options.epochs}
         if report.read(path).get("settings") == settings:
