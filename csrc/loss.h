@@ -120,6 +120,8 @@ SOFTCM_HD LossSums accumulate(const LossRuleOf<Metric>& rule, const LossArrays& 
     const int64_t at = c * x.thresholds;
     const double of_class = class_loss(rule, x.counts + at, x.thresholds, x.grad_counts + at);
     const bool counted = totals.weight > 0;
+    // The loss of a class without a sample is a constant, even where a sample of weight 0 is NaN.
+    for (int64_t t = 0; !counted && t < x.thresholds; ++t) x.grad_counts[at + t] = {0, 0, 0, 0};
     if (rule.average == Average::kNone) {
       const double share = entropy_share(rule, totals.weight);
       x.grad_entropy[c] = share;
@@ -152,8 +154,8 @@ SOFTCM_HD void finish(const LossRuleOf<Metric>& rule, const LossArrays& x, const
   if (first != 0) return;
   // "weighted" without any positive is a ratio with denominator 0.
   const double empty = sums.weight > 0 ? empty_loss(rule) : 0;
-  // A NaN share stays NaN.
-  const double mean = sums.shares == 0 ? empty : sums.losses / sums.shares;
+  // A NaN share stays NaN; losses without a share sum up to 0, or to NaN.
+  const double mean = sums.shares == 0 ? empty + sums.losses : sums.losses / sums.shares;
   x.loss.store(0, mean + of_entropy * sums.cross_entropy);
 }
 

@@ -229,8 +229,7 @@ class Table:
             raise ValueError(
                 "threshold requires grad, but a Table has no gradient in it; use its approximation"
             )
-        known = threshold.device.type == "cpu" and not torch.compiler.is_compiling()
-        if known and not inputs.is_transformed():
+        if threshold.device.type == "cpu" and inputs.may_cache():
             return _cached_look_up(self, tuple(threshold.tolist()), threshold.dtype)
         return self._look_up(threshold)
 

@@ -250,11 +250,7 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
             raise ValueError("threshold must hold at least one value, got an empty sequence")
         values = tuple(threshold)
     # Plain floats, which are looked at once: a thousand of them cost more than the kernels.
-    if (
-        set(map(type, values)) == {float}
-        and not torch.compiler.is_compiling()
-        and not is_transformed()
-    ):
+    if set(map(type, values)) == {float} and may_cache():
         return _known_thresholds(values, device)
     return _threshold_constant(values, device)
 
@@ -288,7 +284,7 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
         if len(values) == 1:  # may have become a symbol, which torch.tensor would fix
             return torch.ones(1, dtype=torch.float64, device=device) * values[0]
         return torch.tensor(values, dtype=torch.float64, device=device)
-    if is_transformed():  # a tensor made now belongs to the transform and ends with it
+    if not may_cache():
         return torch.tensor(values, dtype=torch.float64, device=device)
     return _cached_constant(values, device)
 
@@ -380,6 +376,14 @@ def check_labels(x: Tensor, hint: Callable[[], str]) -> None:
 def check_weight(name: str, x: Tensor) -> None:
     good = (x >= 0) & (x < math.inf)
     raise_unless(good, lambda: f"{name} must be finite and >= 0, got {_range(x)}")
+
+
+def may_cache() -> bool:
+    """Whether a tensor made now may serve later calls: it may not where it belongs to a graph, to a
+    transform of torch.func, or to a mode that makes tensors of its own, such as FakeTensorMode."""
+    return not (
+        torch.compiler.is_compiling() or is_transformed() or torch._C._len_torch_dispatch_stack()
+    )
 
 
 def is_transformed() -> bool:

@@ -175,7 +175,7 @@ def loss(
     total = shares.sum()
     mean = (shares * losses).sum() / torch.where(total == 0, 1.0, total)
     # "weighted" without any positive is a ratio with denominator 0.
-    mean = torch.where((total == 0) & counted.any(), empty, mean)
+    mean = torch.where((total == 0) & counted.any(), empty + mean, mean)
     if bce_weight == 0:  # operations on scalars, which take most of a small step
         return mean
     weight = weights.sum()

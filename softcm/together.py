@@ -32,8 +32,7 @@ def value_and_grad(loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
         A function with the arguments of ``loss`` that returns the loss, without a graph, and the
         gradient, in the shape and dtype of ``input``; with ``average="none"`` that of the sum.
         Every class has its own loss and its own input, so that it is each class's gradient.
-        Thresholds receive no gradient. Compiled code calls it
-        uncompiled.
+        Thresholds receive no gradient. Compiled code calls it uncompiled.
 
     Raises:
         TypeError: ``loss`` is no callable, or a class; or as it does itself.
@@ -59,14 +58,16 @@ def value_and_grad(loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, T
         finally:
             together.__dict__.clear()
         if not isinstance(value, Tensor) or not value.requires_grad:
+            grad = None
+        elif grad is None or of_input is None or of_loss is not value:
+            (grad,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        elif of_input is not leaf:  # logits of a softmax, or a function of the caller's
+            (grad,) = torch.autograd.grad(of_input, leaf, grad, allow_unused=True)
+        if grad is None:
             raise ValueError(
                 "loss must return a tensor that depends on its first argument, "
                 f"got {inputs.describe(value)}"
             )
-        if grad is None or of_input is None or of_loss is not value:
-            (grad,) = torch.autograd.grad(value.sum(), leaf)
-        elif of_input is not leaf:  # logits of a softmax, or a function of the caller's
-            (grad,) = torch.autograd.grad(of_input, leaf, grad)
         return value.detach(), grad
 
     return value_and_grad_of_loss

@@ -103,7 +103,7 @@ def finish_loss(
         if AVERAGE != "micro":
             value = class_metric(
                 *(counts, metric, grad_counts, zero_division, sign_of_mean * share),
-                *(c, classes, thresholds, C, TILE_T),
+                *(weight > 0.0, c, classes, thresholds, C, TILE_T),
             )
             value = 1.0 - value if MAXIMIZE else value
             if AVERAGE == "none":
@@ -117,7 +117,7 @@ def finish_loss(
     elif AVERAGE != "none":
         # "weighted" without any positive is a ratio with denominator 0.
         without = (share_sum == 0.0) & (weight_sum > 0.0)
-        mean = tl.where(without, empty, tl.sum(of_counts))
+        mean = tl.where(without, empty, 0.0) + tl.sum(of_counts)
         tl.store(output, mean + entropy_share * tl.sum(all_entropy))
 
 
@@ -128,13 +128,15 @@ def class_metric(
     grad_counts,
     zero_division,
     scale,
+    counted,
     c,
     classes,
     thresholds,
     C: tl.constexpr,
     TILE_T: tl.constexpr,
 ):
-    """The mean over thresholds of the metric of classes c (C,); writes scale x its partials."""
+    """The mean over thresholds of the metric of classes c (C,); writes scale x its partials, 0 for
+    a class without a sample, even where one of weight 0 is NaN."""
     value_sum = tl.zeros((C,), tl.float64)
     for first in range(0, thresholds, TILE_T):
         t = first + tl.arange(0, TILE_T)
@@ -143,7 +145,8 @@ def class_metric(
         value, partials = metric_value(metric, load_counts(counts, index, mask), zero_division)
         value_sum += tl.sum(tl.where(mask, value, 0.0), axis=1)
         for i in tl.static_range(4):
-            tl.store(grad_counts + index + i, scale[:, None] * partials[i], mask)
+            of_class = tl.where(counted[:, None], scale[:, None] * partials[i], 0.0)
+            tl.store(grad_counts + index + i, of_class, mask)
     return value_sum / tl.cast(thresholds, tl.float64)
 
 

@@ -189,7 +189,8 @@ class Draw:
     def poisoned(self, x):
         if x.numel():
             value = self.random.choice(NUMBERS if x.is_floating_point() else (2, 17, 127))
-            x.view(-1)[self.random.randrange(x.numel())] = value
+            everywhere = self.random.random() < 0.3
+            x.view(-1)[slice(None) if everywhere else self.random.randrange(x.numel())] = value
         return x
 
 

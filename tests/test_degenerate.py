@@ -184,6 +184,43 @@ def test_class_without_counted_samples(name, how, backend):
 
 
 @each_backend
+@each_loss
+def test_nan_in_a_class_without_counted_samples(name, backend):
+    for average in ("macro", "weighted", "none"):
+        p, y = batch()
+        loss = loss_function(name, average=average, backend=backend)
+        target, options = without_class_1("weight", y)
+        expected = value_and_gradient(loss, p, target, **options)
+        p[3, 1] = NAN
+        value, gradient = value_and_gradient(loss, p, target, **options)
+        close(value, expected[0])
+        close(gradient, expected[1])
+
+
+@each_backend
+@each_loss
+def test_nan_where_no_class_has_a_share(name, backend):
+    p, _ = batch()
+    p[3, 1] = NAN
+    loss = loss_function(name, average="weighted", backend=backend)
+    value, gradient = value_and_gradient(loss, p, torch.zeros(8, 3))
+    assert value.isnan()
+    assert gradient[:, 1].isnan().all()
+
+
+@each_backend
+@pytest.mark.parametrize("others", [[NAN], [NAN, -INF], [-INF, NAN], [NAN, 2.0], [0.5, NAN]])
+def test_nan_of_one_class_reaches_all_of_its_softmax(others, backend):
+    for row in ([1.0, *others], [*others, 1.0]):
+        z = torch.zeros(3, len(row))
+        z[1] = torch.tensor(row)
+        counts = softcm.soft_confusion_matrix(
+            z, torch.arange(3) % 2, from_logits=True, backend=backend
+        )
+        assert torch.stack(counts).isnan().all(), row
+
+
+@each_backend
 @pytest.mark.parametrize("average", ["macro", "weighted", "none"])
 @pytest.mark.parametrize("how", ["ignored", "weight"])
 def test_class_without_counted_samples_under_a_careless_metric(how, average, backend):

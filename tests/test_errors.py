@@ -76,6 +76,9 @@ ROWS = [
     ({"target": torch.tensor([0, 1, 0, -100])}, ValueError, ["target", "[0, 1]", "-100"]),
     ({"target": torch.tensor([0, 1, 0, -100]), "ignore_index": -1}, ValueError, ["target", "-100"]),
     ({"target": (Y * 255).byte(), "ignore_index": -1}, ValueError, ["target", "255"]),
+    # One more or less than what is ignored, of which float32 makes the same number.
+    ({"target": Y.long() * (2**24 + 1), "ignore_index": 2**24}, ValueError, ["target", "16777217"]),
+    ({"target": Y.int() * -(2**24 + 1), "ignore_index": -(2**24)}, ValueError, ["-16777217"]),
     (classes(0, 3), ValueError, ["target", "class indices", "0 ... 2", "3"]),
     (classes(0, -1), ValueError, ["target", "class indices", "0 ... 2", "-1"]),
     ({**classes(0, -100), "ignore_index": -1}, ValueError, ["target", "0 ... 2", "-100"]),

@@ -36,6 +36,18 @@ def test_nan_reaches_the_results_of_its_class(dtype, heaviside, threshold, backe
 
 @each_backend
 @each_way
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf"), 1e30])
+def test_nothing_but_values_out_of_range(bad, heaviside, threshold, backend):
+    # Enough of them to show where one is written past the end of what it is summed up in.
+    p, target = torch.full((20_000,), bad), torch.ones(20_000)
+    options = {"threshold": threshold, "heaviside": heaviside, "backend": backend}
+    for function in 5 * (softcm.f1_loss, softcm.confusion_matrix):
+        with pytest.raises(ValueError, match=r"input must lie in \[0, 1\], got"):
+            function(p, target, **options)
+
+
+@each_backend
+@each_way
 @pytest.mark.parametrize("bad", [1.5, -0.5, 1e30, float("inf"), -float("inf")])
 def test_out_of_range(bad, heaviside, threshold, backend):
     target = (torch.rand(1024) < 0.3).float()

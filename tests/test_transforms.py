@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from cases import LOSSES
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
 import softcm
@@ -144,6 +145,25 @@ def test_nothing_of_a_transform_remains_for_later_calls():
     loss = loss_named("f1", **options)
     gradient = grad(loss)(x, y)
     assert_close(by_autograd(loss, x, y), gradient)
+
+
+@pytest.mark.skipif(
+    "native" not in softcm.available_backends("cpu"), reason="the reference looks at values"
+)
+@pytest.mark.parametrize("loss", [softcm.f1_loss, softcm.mcc_loss])
+def test_fake_tensors_and_real_ones_keep_apart(loss):
+    """Numbers that no other test uses: their tensors are made inside and outside of the mode."""
+
+    def call(threshold):
+        options = {"threshold": threshold, "pos_weight": threshold + 1}
+        return loss(torch.rand(8, requires_grad=True), torch.ones(8), **options)
+
+    with FakeTensorMode():
+        call(0.5678).backward()
+    assert call(0.5678).isfinite()
+    assert call(0.5679).isfinite()
+    with FakeTensorMode():
+        assert call(0.5679).shape == ()
 
 
 @pytest.mark.parametrize("option", ["probabilities", "class indices"])

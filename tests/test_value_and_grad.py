@@ -116,6 +116,14 @@ def test_bad_arguments():
         softcm.value_and_grad(0.5)
     with pytest.raises(TypeError, match=r"input must be a torch.Tensor"):
         softcm.value_and_grad(softcm.f1_loss)([0.5], torch.ones(1))
+    p, y, w = torch.rand(8), torch.ones(8), torch.ones((), requires_grad=True)
+    for loss in (
+        lambda p, y: 2 * w,
+        lambda p, y: softcm.f1_loss(p, y).detach(),
+        lambda p, y: softcm.f1_loss(p, y).item(),
+    ):
+        with pytest.raises(ValueError, match="loss must return a tensor that depends on its first"):
+            softcm.value_and_grad(loss)(p, y)
 
 
 def test_one_call_of_the_kernels():

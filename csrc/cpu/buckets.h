@@ -103,7 +103,7 @@ SOFTCM_CLONES Values look_at(const Samples& s, int64_t count) {
   return sum == sum ? Values::kNumbers : Values::kNaN;
 }
 
-// The buckets of count samples.
+// The buckets of count samples, whatever their p: what is no probability is told of afterwards.
 template <class T, class Samples>
 SOFTCM_CLONES void find_buckets(const BucketSearch<T>& search, const Samples& s, int64_t count,
                                 int32_t* __restrict bucket) {
@@ -121,7 +121,9 @@ SOFTCM_CLONES void find_buckets(const BucketSearch<T>& search, const Samples& s,
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
       const int32_t b = bucket[i];
-      bucket[i] = knots[b + step - 1] <= s.p(i) ? b + step : b;
+      const T p = s.p(i);
+      const T bounded = p > T(1) ? T(1) : p;  // an infinite p would go on to the infinite knots
+      bucket[i] = knots[b + step - 1] <= bounded ? b + step : b;
     }
   }
 }

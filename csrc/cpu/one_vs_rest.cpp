@@ -94,7 +94,8 @@ void forward_row(Row<T>& row) {
                        : (top.largest - top.second) - std::log(rest);
   const T sum = T(1) + exponentials(row.z.data(), count, top.largest, top.index, row.other.data());
   others(row.z.data(), count, top.largest, sum, std::log(sum), row.other.data());
-  row.other[top.index] = of_top;
+  // A NaN among the others, which is larger than nothing, shows in the sum alone.
+  row.other[top.index] = sum == sum ? of_top : sum;
 }
 
 // g_c / (1 - p_c) into ratio, 0 at the top class, and p into p; returns the sum of ratio.

@@ -77,7 +77,7 @@ SOFTCM_CLONES Range counted_range(const T* x, const T* counted, int64_t count) {
 }
 
 // Labels, or class indices turned into labels, into w1_; which of them count into counted_. Raw is
-// the type in which they are looked at: one that holds them exactly.
+// the type in which they are looked at: one that holds them exactly (integers up to 2^53).
 template <class Raw, class T>
 void stage_labels(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
                   Totals* totals) {
@@ -144,7 +144,12 @@ SOFTCM_CLONES double resolve_weights(Staged<T>& b, int64_t count, T pos_weight) 
 template <class T>
 int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
               Totals* totals) {
-  if (problem.class_indices || problem.target.dtype == ScalarType::Double) {
+  // Other integers than 0 and 1 are no labels, but may be ignored: as they are, not as T rounds
+  // them.
+  constexpr int64_t kExact = 1 << 24;
+  const int64_t ignored = problem.ignore_index.value_or(0);
+  const bool large = ignored >= kExact || ignored <= -kExact;
+  if (problem.class_indices || large || problem.target.dtype == ScalarType::Double) {
     stage_labels<double>(problem, c, begin, count, to, totals);
   } else {
     stage_labels<T>(problem, c, begin, count, to, totals);

@@ -79,7 +79,9 @@ __device__ __forceinline__ void forward_row(const Row<kLanes>& row, const T* z, 
     const T distance = z[at] - top.largest;
     // With the others at -inf the top class is certain.
     const bool certain = top.second == T(-INFINITY);
-    const T of_top = certain ? above : above - log(rest);
+    // A NaN among the others, which is larger than nothing, shows in the sum alone.
+    const T of_numbers = certain ? above : above - log(rest);
+    const T of_top = sum == sum ? of_numbers : sum;
     const T of_other = (distance - log_sum) + minus_log_one_minus(exp_nonpositive(distance) / sum);
     output[at] = c == top.index ? of_top : of_other;
   });
