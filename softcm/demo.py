@@ -216,7 +216,8 @@ def conclusions(results: Results) -> str:
         lines.append(f"{row}: training on {name} {_difference(paired)}.")
     lines.append(
         "In brackets: mean difference from BCE, its standard error (enlarged, as the seeds share "
-        "their\ndata) and in how many seeds it is above 0. Clear is more than two standard errors."
+        "their\ndata) and in how many seeds it is above 0. Clear is outside a 95 % interval of "
+        "Student's t."
     )
     return "\n".join(lines)
 
@@ -224,10 +225,12 @@ def conclusions(results: Results) -> str:
 def _difference(paired: NDArray[np.float64]) -> str:
     # The splits of the seeds share rows, so the error of a mean of independent values would be too
     # small for new data: Nadeau and Bengio (2003) add the ratio of test part to training part.
+    from scipy.stats import t
+
     error = np.std(paired, ddof=1) * math.sqrt(1 / len(paired) + 0.20 / 0.64)
     mean = np.mean(paired)
     verdict = "is not clearly different"
-    if abs(mean) > 2 * error:
+    if abs(mean) > t.ppf(0.975, len(paired) - 1) * error:
         verdict = "is clearly better" if mean > 0 else "is clearly worse"
     higher = f"higher in {np.sum(paired > 0)} of {len(paired)}"
     return f"{verdict} ({mean:+.3f} ± {error:.3f}, {higher})"

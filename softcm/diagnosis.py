@@ -105,6 +105,14 @@ def _signs(
             "sampler that puts positives into each, such as "
             "torch.utils.data.WeightedRandomSampler.",
         )
+    # What membership="soft", eq. (3), has a part in.
+    gate_costs = gate_beta = ""
+    if membership == "soft":
+        gate_costs = ' For unequal costs pass membership="gated": they do little in eq. (3).'
+        gate_beta = (
+            ' Pass membership="gated", without which it is an optimum of F-beta wherever more than '
+            "1 / beta^2 of the samples are positive."
+        )
     if one and positives > 0 and negatives > 0:
         shares = (tp - tp_above) / positives, (fp - fp_above) / negatives
         if membership == "soft" and min(shares) >= PILE:
@@ -120,15 +128,14 @@ def _signs(
                 f"none of the {positives + negatives:.6g} samples is predicted positive, of which "
                 f"{positives:.6g} are",
                 "Where positives are few, accuracy is as high without them: take a metric that "
-                "looks for them, such as F1.",
+                "looks for them, such as F1." + gate_costs,
             )
         elif tp_above == positives and fp_above == negatives and negatives >= MISSED:
             signs["all positive"] = Sign(
                 f"all of the {positives + negatives:.6g} samples are predicted positive, of which "
                 f"{negatives:.6g} are not",
-                "Recall alone, and F-beta with a large beta, may be no higher for any other "
-                "prediction within reach: take a lower beta, add cross-entropy by bce_weight=0.3 "
-                'or more, or pass membership="gated".',
+                "It is the best for recall, and may be for F-beta with a large beta: take a lower "
+                "one, or add cross-entropy by bce_weight=0.3 or more." + gate_beta,
             )
     if from_logits:
         lowest, highest = (x.item() for x in input.aminmax())

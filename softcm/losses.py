@@ -209,6 +209,10 @@ def cost_loss(
     ``costs`` is a mapping with the keys "tp", "fn", "fp", "tn" (0 where left out) or a sequence in
     that order. Smaller is better: the loss is the cost itself. So the entry of a class without a
     counted sample is ``zero_division``.
+
+    Pass ``membership="gated"``. In eq. (3) each sample is in all four counts, those with another
+    label's costs too: where positives are few, a negative below the threshold is drawn down about
+    as much as a positive is drawn up, whatever they cost, and above it a negative is drawn up.
     """
     return _loss(metrics.cost_metric(costs), False, input, target, **options)
 

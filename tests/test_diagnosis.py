@@ -208,6 +208,44 @@ def test_training_that_drifts_to_the_spurious_optimum():
     assert "spurious optimum" in told
 
 
+def slopes(loss, p, share, **options):
+    """dL/dp of a positive and of a negative, where all predictions are p."""
+    input = torch.full((1000,), p, dtype=torch.float64, requires_grad=True)
+    target = torch.arange(1000) < 1000 * share
+    (grad,) = torch.autograd.grad(loss(input, target, **options), input)
+    return grad[0].item(), grad[-1].item()
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
+def test_everything_positive_is_an_optimum_of_f_beta_above_a_share_of_positives(beta):
+    for share in (0.02, 0.1, 0.12, 0.24, 0.26, 0.5, 0.9):
+        of_positive, of_negative = slopes(softcm.fbeta_loss, 0.999, share, beta=beta)
+        assert of_positive < 0
+        assert (of_negative < 0) == (share > 1 / beta**2)
+        options = {"beta": beta, "membership": "gated"}
+        assert slopes(softcm.fbeta_loss, 0.999, share, **options)[1] > 0
+
+
+@pytest.mark.parametrize(("p", "low", "high"), [(0.02, -1, -0.8), (0.1, -1, -0.7), (0.9, 0.9, 1)])
+def test_unequal_costs_do_little_in_eq_3(p, low, high):
+    costs = {"costs": {"fn": 50.0, "fp": 1.0}}
+    of_positive, of_negative = slopes(softcm.cost_loss, p, 0.05, **costs)
+    assert of_positive < 0
+    assert low < of_negative / of_positive < high
+    of_positive, of_negative = slopes(softcm.cost_loss, p, 0.05, membership="gated", **costs)
+    assert of_negative / of_positive == pytest.approx(-1 / 50)
+
+
+def test_training_on_a_cost():
+    costs = {"fn": 50.0, "fp": 1.0}
+    (told,) = fit(softcm.CostLoss(costs, from_logits=True), *hard_task(), 256, lr=0.005)
+    assert 'For unequal costs pass membership="gated"' in told
+    mended = softcm.CostLoss(costs, from_logits=True, membership="gated")
+    X, y = hard_task()
+    told = fit(mended, X, y, 256, lr=0.005)
+    assert not any("predicted positive, of which" in text for text in told)
+
+
 def test_training_that_ends_with_one_prediction_for_all():
     beta2 = {"beta": 2.0, "from_logits": True}
     (told,) = fit(softcm.FBetaLoss(**beta2), *hard_task(share=0.3), 256, lr=0.005)
