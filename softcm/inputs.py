@@ -251,7 +251,7 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
         values = tuple(threshold)
     # Plain floats, which are looked at once: a thousand of them cost more than the kernels.
     if set(map(type, values)) == {float} and may_cache():
-        return _known_thresholds(values, device)
+        return _kept(_known_thresholds(values, device))
     return _threshold_constant(values, device)
 
 
@@ -286,13 +286,23 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=device)
     if not may_cache():
         return torch.tensor(values, dtype=torch.float64, device=device)
-    return _cached_constant(values, device)
+    return _kept(_cached_constant(values, device))
 
 
 @lru_cache(maxsize=1024)
 def _cached_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it may serve a later call that records gradients
         return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+_captured: dict[int, Tensor] = {}  # by address
+
+
+def _kept(x: Tensor) -> Tensor:
+    """A captured CUDA graph reads a constant at each replay: no cache may let go of that one."""
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        _captured[x.data_ptr()] = x
+    return x
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,14 +23,14 @@ AVERAGES = ("macro", "micro", "weighted", "none")
 RANKING_THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 
 Metric = Callable[..., Tensor]
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 
-class OtherOptions(TypedDict, total=False):
-    """The keyword arguments that all losses share, but for ``threshold``."""
+class CommonOptions(TypedDict, total=False):
+    """The keyword arguments that all losses share, and modules take too, but for ``threshold``."""
 
     heaviside: Heaviside
     membership: str
-    weight: Tensor | None
     pos_weight: float | Tensor | None
     ignore_index: int | None
     average: str
@@ -39,6 +39,12 @@ class OtherOptions(TypedDict, total=False):
     from_logits: bool
     backend: str
     process_group: "ProcessGroup | None"
+
+
+class OtherOptions(CommonOptions, total=False):
+    """Those of a loss but for ``threshold``."""
+
+    weight: Tensor | None
 
 
 class LossOptions(OtherOptions, total=False):
@@ -136,7 +142,7 @@ def f1_loss(
     )
 
 
-def _with_loss_options(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _with_loss_options(loss: F) -> F:
     """Show the shared options, which ``loss`` takes as ``**options``, in its signature and help."""
     own = inspect.signature(loss)
     shared = inspect.signature(f1_loss).parameters.values()

@@ -14,10 +14,18 @@ from .diagnosis import Watch
 from .distributed import Parts
 from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
+from .losses import CommonOptions
 from .metrics import Costs, LinearFractional
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
+
+
+class ModuleOptions(CommonOptions, total=False):
+    """The options that modules share; :func:`softcm.f1_loss` says what they mean."""
+
+    threshold: Threshold
 
 
 class UnitInterval(torch.nn.Module):
@@ -50,10 +58,11 @@ class UnitInterval(torch.nn.Module):
 
 
 class Loss(torch.nn.Module):
-    """A loss with its options, those of the functional form of the same name but ``weight``.
+    """A loss as a module.
 
-    ``forward(input, target, weight=None)`` returns the loss. Tensors among the options follow the
-    module to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter
+    Its options are those of the function but ``weight``, which belongs to the call:
+    ``forward(input, target, weight=None)`` returns the loss. Tensors among them follow the module
+    to its device: a ``threshold`` that is a :class:`torch.nn.Parameter` is a parameter
     (:class:`softcm.UnitInterval` keeps it inside (0, 1)), other tensors are buffers, which are not
     saved. ``options`` and ``threshold`` may be changed between calls.
 
@@ -73,6 +82,11 @@ class Loss(torch.nn.Module):
     threshold: Threshold
     # Whether a batch without positives is a loss of information rather than one of many samples.
     needs_positives: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        # help() shows no docstring of a base class; Python's option -OO leaves none.
+        if cls.__doc__ and Loss.__doc__:
+            cls.__doc__ += "\n\n" + Loss.__doc__.partition("\n\n")[2]
 
     def __init__(
         self,
@@ -167,7 +181,7 @@ class FBetaLoss(Loss):
 
     function = staticmethod(losses.fbeta_loss)
 
-    def __init__(self, *, beta: float = 2.0, **options: Any) -> None:
+    def __init__(self, *, beta: float = 2.0, **options: "Unpack[ModuleOptions]") -> None:
         super().__init__(**options)
         metrics.fbeta_metric(beta)
         self.options["beta"] = beta
@@ -216,7 +230,9 @@ class TverskyLoss(Loss):
 
     function = staticmethod(losses.tversky_loss)
 
-    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **options: Any) -> None:
+    def __init__(
+        self, *, alpha: float = 0.5, beta: float = 0.5, **options: "Unpack[ModuleOptions]"
+    ) -> None:
         super().__init__(**options)
         metrics.tversky_metric(alpha, beta)
         self.options |= {"alpha": alpha, "beta": beta}
@@ -252,7 +268,7 @@ class CostLoss(Loss):
     function = staticmethod(losses.cost_loss)
     needs_positives = False
 
-    def __init__(self, costs: Costs, **options: Any) -> None:
+    def __init__(self, costs: Costs, **options: "Unpack[ModuleOptions]") -> None:
         super().__init__(**options)
         metrics.cost_metric(costs)
         self.options["costs"] = costs
@@ -263,7 +279,12 @@ class AUROCLoss(Loss):
 
     function = staticmethod(losses.auroc_loss)
 
-    def __init__(self, *, threshold: Threshold = losses.RANKING_THRESHOLDS, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        threshold: Threshold = losses.RANKING_THRESHOLDS,
+        **options: "Unpack[CommonOptions]",
+    ) -> None:
         super().__init__(threshold=threshold, **options)
 
 
@@ -272,7 +293,12 @@ class AUPRCLoss(Loss):
 
     function = staticmethod(losses.auprc_loss)
 
-    def __init__(self, *, threshold: Threshold = losses.RANKING_THRESHOLDS, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        threshold: Threshold = losses.RANKING_THRESHOLDS,
+        **options: "Unpack[CommonOptions]",
+    ) -> None:
         super().__init__(threshold=threshold, **options)
 
 
@@ -287,7 +313,7 @@ class ConfusionLoss(Loss):
         metric: LinearFractional | Callable[[ConfusionMatrix], Tensor],
         *,
         maximize: bool = True,
-        **options: Any,
+        **options: "Unpack[ModuleOptions]",
     ) -> None:
         super().__init__(**options)
         losses.check_metric(metric, maximize)

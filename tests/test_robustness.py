@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import softcm
+from softcm import inputs
 
 BACKENDS = softcm.available_backends("cpu")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -73,6 +74,18 @@ def test_kinds_of_tensors_that_are_refused(name, kind, argument):
         argument = argument if argument != "threshold" else "thresholds"
     with pytest.raises(TypeError, match=f"^{argument} must be .*({allowed})"):
         CALLS[name](**words)
+
+
+def test_constants_of_a_captured_graph_are_kept(monkeypatch):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    x = torch.zeros(1, dtype=torch.float64).as_subclass(OnGpu)
+    for capturing in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda now=capturing: now)
+        monkeypatch.setattr(inputs, "_captured", {})
+        assert inputs._kept(x) is x
+        assert list(inputs._captured.values()) == ([x] if capturing else [])
 
 
 # Tensors that are read like any other.
