@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from . import _extension, metrics, reference, triton_ops
-from .inputs import Batch, accumulation_dtype, constant, number_of_classes, target_hint
+from .inputs import Batch, accumulation_dtype, constant, number_of_classes
 from .metrics import LinearFractional
 from .reference import Counts
+from .values import target_hint
 
 # Up to this size the forward pass writes the gradient too, which saves the backward pass a call.
 # Beyond it, keeping a gradient until it is asked for would cost memory and save nothing.

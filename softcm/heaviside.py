@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import inputs, reference
+from .values import check_probabilities, check_threshold, raise_unless
 
 # What a table's entries may be, and what stands for h = 1 in each dtype.
 STEPS = {torch.uint8: 255, torch.float16: 1, torch.float32: 1}
@@ -237,7 +238,7 @@ class Table:
         grid = torch.tensor(self.thresholds, dtype=torch.float64, device=threshold.device)
         away, index = (threshold.double().unsqueeze(-1) - grid).abs().min(dim=-1)
         tolerance = max(1e-6, torch.finfo(threshold.dtype).eps)
-        inputs.raise_unless(
+        raise_unless(
             away <= tolerance,
             lambda: (
                 f"threshold must be one of the table's, {self.thresholds}, "
@@ -300,8 +301,8 @@ def heaviside(
             )
         value = inputs.check_number("threshold", threshold)
         tau = inputs.constant((value,), input.device).reshape(())
-    inputs.check_threshold(tau)
-    inputs.check_probabilities(input)
+    check_threshold(tau)
+    check_probabilities(input)
     p = input.to(inputs.accumulation_dtype(input.dtype))
     if isinstance(heaviside, Table):
         _, table = heaviside.look_up(tau.reshape(-1))

@@ -16,6 +16,7 @@ from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
 from .losses import CommonOptions
 from .metrics import Costs, LinearFractional
+from .values import check_threshold
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -53,7 +54,7 @@ class UnitInterval(torch.nn.Module):
 
     def right_inverse(self, threshold: Tensor) -> Tensor:
         inputs.check_float_tensor("threshold", threshold)
-        inputs.check_threshold(threshold)
+        check_threshold(threshold)
         return torch.logit(threshold)
 
 

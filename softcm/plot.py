@@ -20,6 +20,7 @@ from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
 from .heaviside import DEFAULT, Heaviside, Linear, Sigmoid, Table
 from .heaviside import heaviside as approximate
 from .thresholds import Metric, checked_thresholds, evaluator, tune_threshold
+from .values import check_probabilities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -361,7 +362,7 @@ def _scores_and_labels(
         raise ValueError(
             f"input must not hold NaN, got {int(p.isnan().sum())} of {p.numel()} scores"
         )
-    inputs.check_probabilities(p)
+    check_probabilities(p)
     soft = y[(y != 0) & (y != 1)]
     if soft.numel() > 0:
         raise ValueError(f"target must hold the labels 0 and 1 only, got {soft[0].item():g}")

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .inputs import (
-    accumulation_dtype,
-    by_class,
+from .inputs import accumulation_dtype, by_class, class_indices
+from .values import (
     check_labels,
     check_probabilities,
     check_threshold,
     check_weight,
     class_index_message,
-    class_indices,
     plain,
     raise_unless,
     target_hint,
