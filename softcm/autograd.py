@@ -304,7 +304,7 @@ for _namespace in NAMESPACES.values():
         input: Tensor, target: Tensor, threshold: Tensor, *_: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         classes = number_of_classes(input)
-        sizes = (classes, threshold.shape[0], 4), (classes, 2), (classes,)
+        sizes = (classes, threshold.numel(), 4), (classes, 2), (classes,)
         counts, totals, cross_entropy = (
             input.new_empty(size, dtype=torch.float64) for size in sizes
         )
@@ -322,7 +322,7 @@ for _namespace in NAMESPACES.values():
     ) -> tuple[Tensor, Tensor]:
         threshold_grad = rest[-1]
         grad_input = torch.empty_like(input, memory_format=torch.contiguous_format)
-        thresholds = threshold.shape[0] if threshold_grad else 0
+        thresholds = threshold.numel() if threshold_grad else 0
         return grad_input, input.new_empty(thresholds, dtype=torch.float64)
 
     @torch.library.register_fake(f"{_namespace}::fractional_loss")
@@ -333,7 +333,7 @@ for _namespace in NAMESPACES.values():
         classes = number_of_classes(input)
         shape = (classes,) if average == "none" else ()
         loss = input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
-        grad_counts = input.new_empty((classes, threshold.shape[0], 4), dtype=torch.float64)
+        grad_counts = input.new_empty((classes, threshold.numel(), 4), dtype=torch.float64)
         grad_cross_entropy = input.new_empty(classes, dtype=torch.float64)
         grad_input = torch.empty_like(
             input if with_grad else input.new_empty(0), memory_format=torch.contiguous_format
