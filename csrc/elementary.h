@@ -127,8 +127,9 @@ SOFTCM_HD float minus_log(float x) {
   const bool subnormal = x < 1.17549435e-38f;
   const float normal = subnormal ? x * 16777216.0f : x;
   const float shift = subnormal ? 24.0f : 0.0f;
-  // x = 2^e m with m in [1/sqrt(2), sqrt(2)); 0x3f3504f3 is 1/sqrt(2).
-  const int32_t offset = float_bits(normal) - 0x3f3504f3;
+  // x = 2^e m with m in [1/sqrt(2), sqrt(2)); 0x3f3504f3 is 1/sqrt(2). Unsigned, for -0.
+  const uint32_t bits = static_cast<uint32_t>(float_bits(normal));
+  const int32_t offset = static_cast<int32_t>(bits - 0x3f3504f3u);
   const int32_t e = offset >> 23;
   const float m = float_from_bits((offset & 0x007fffff) + 0x3f3504f3);
   const float s = (m - 1.0f) / (m + 1.0f);
