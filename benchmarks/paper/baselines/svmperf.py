@@ -130,7 +130,7 @@ def fit(
     seed: int,
     *,
     measure: str = "f1",
-    Cs: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6),
+    Cs: tuple[float, ...] = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
 ) -> Callable[[Array], Array]:
     """Train with each C and keep the best on the validation part: ``predict(X) -> scores``.
 
