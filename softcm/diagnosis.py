@@ -95,7 +95,7 @@ def _signs(
     batch, served_by = prepare(input, target, grid, Step(), weight, None, rule, "auto")
     # Hard counts (T, 4), of all classes together.
     counts = count(batch, rule, served_by).counts.sum(0).tolist()
-    (tp, fn, fp, tn), (tp_above, _, fp_above, _) = counts[0], counts[-1]
+    (tp, fn, fp, tn), (tp_above, fn_below, fp_above, tn_below) = counts[0], counts[-1]
     positives, negatives = tp + fn, fp + tn
     signs: dict[str, Sign] = {}
     if positives == 0 and negatives > 0:
@@ -130,7 +130,7 @@ def _signs(
                 "Where positives are few, accuracy is as high without them: take a metric that "
                 "looks for them, such as F1." + gate_costs,
             )
-        elif tp_above == positives and fp_above == negatives and negatives >= MISSED:
+        elif fn_below + tn_below == 0 and negatives >= MISSED:
             signs["all positive"] = Sign(
                 f"all of the {positives + negatives:.6g} samples are predicted positive, of which "
                 f"{negatives:.6g} are not",
