@@ -143,7 +143,8 @@ def label(loss: str, protocol: str, found: Found | None) -> str:
     if found is not None:
         for name, usual in (("trials", USUAL_TRIALS), ("epochs", USUAL_EPOCHS)):
             if found["settings"][name] < usual:
-                words.append(f"{found['settings'][name]} {name}")
+                number = found["settings"][name]
+                words.append(f"{number} {name if number > 1 else name.removesuffix('s')}")
     return ", ".join(words)
 
 
