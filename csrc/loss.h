@@ -118,14 +118,18 @@ SOFTCM_HD LossSums accumulate(const LossRuleOf<Metric>& rule, const LossArrays& 
   for (int64_t c = first; c < x.classes; c += step) {
     const ClassTotals& totals = x.totals[c];
     const int64_t at = c * x.thresholds;
-    const double of_class = class_loss(rule, x.counts + at, x.thresholds, x.grad_counts + at);
-    const bool counted = totals.weight > 0;
     // The loss of a class without a sample is a constant, even where a sample of weight 0 is NaN.
-    for (int64_t t = 0; !counted && t < x.thresholds; ++t) x.grad_counts[at + t] = {0, 0, 0, 0};
+    const bool counted = totals.weight > 0;
+    double of_class = empty_loss(rule);
+    if (counted) {
+      of_class = class_loss(rule, x.counts + at, x.thresholds, x.grad_counts + at);
+    } else {
+      for (int64_t t = 0; t < x.thresholds; ++t) x.grad_counts[at + t] = {0, 0, 0, 0};
+    }
     if (rule.average == Average::kNone) {
       const double share = entropy_share(rule, totals.weight);
       x.grad_entropy[c] = share;
-      x.loss.store(c, (counted ? of_class : empty_loss(rule)) + share * totals.cross_entropy);
+      x.loss.store(c, of_class + share * totals.cross_entropy);
       continue;
     }
     const double share = class_share(rule, totals);
