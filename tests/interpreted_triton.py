@@ -52,6 +52,7 @@ def large(monkeypatch):
 # The shared cases, in shuffled order of programs: those that the interpreter does in a second, and
 # a few of the others.
 SLOW = ("99-thresholds", "many-linear0.01-soft", "many-sigmoid10-gated-logits", "table-soft-fine")
+SLOW += ("many-linear0.01-gated-exact", "many-sigmoid10-soft-exact")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ SLOW = ("99-thresholds", "many-linear0.01-soft", "many-sigmoid10-gated-logits", 
     [
         (case, list(backends.LOSSES)[i % len(backends.LOSSES)])
         for i, case in enumerate(CASES)
-        if case.id in SLOW or math.prod((*case.shape, len(case.thresholds))) < 60_000
+        if case.id in SLOW or math.prod((*case.shape, len(case.thresholds))) < 30_000
     ],
     ids=lambda value: getattr(value, "id", value),
 )
