@@ -57,7 +57,7 @@ class Buckets {
     first_.assign(1, 0);
     for (int64_t c = 0; c < cells; ++c) first_.push_back(first_[c] + inside[c]);
     while (2 * step_ <= most) step_ *= 2;
-    knots_.resize(knots_.size() + 2 * step_, std::numeric_limits<T>::infinity());
+    knots_.resize(knots_.size() + 2 * step_, std::numeric_limits<T>::quiet_NaN());
   }
 
   int64_t size() const { return size_; }
@@ -74,7 +74,7 @@ class Buckets {
 
  private:
   static constexpr int64_t kMostCells = 8192;  // 32 KiB
-  std::vector<T> knots_;                       // followed by infinities, for the search
+  std::vector<T> knots_;  // followed by NaN, which no p of the search reaches, not even infinity
   std::vector<int32_t> first_;
   int64_t size_;
   T cells_;
@@ -121,9 +121,7 @@ SOFTCM_CLONES void find_buckets(const BucketSearch<T>& search, const Samples& s,
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
       const int32_t b = bucket[i];
-      const T p = s.p(i);
-      const T bounded = p > T(1) ? T(1) : p;  // an infinite p would go on to the infinite knots
-      bucket[i] = knots[b + step - 1] <= bounded ? b + step : b;
+      bucket[i] = knots[b + step - 1] <= s.p(i) ? b + step : b;
     }
   }
 }
