@@ -222,15 +222,24 @@ def conclusions(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _difference(paired: NDArray[np.float64]) -> str:
-    # The splits of the seeds share rows, so the error of a mean of independent values would be too
-    # small for new data: Nadeau and Bengio (2003) add the ratio of test part to training part.
+def mean_of_seeds(
+    values: NDArray[np.float64], test_to_training: float = 0.20 / 0.64
+) -> tuple[float, float, float]:
+    """The mean, its standard error and half of its 95 % interval, by Student's t.
+
+    The splits of the seeds share rows, so the error of a mean of independent values would be too
+    small for new data: Nadeau and Bengio (2003) add the ratio of test part to training part.
+    """
     from scipy.stats import t
 
-    error = np.std(paired, ddof=1) * math.sqrt(1 / len(paired) + 0.20 / 0.64)
-    mean = np.mean(paired)
+    error = np.std(values, ddof=1) * math.sqrt(1 / len(values) + test_to_training)
+    return float(np.mean(values)), float(error), float(t.ppf(0.975, len(values) - 1) * error)
+
+
+def _difference(paired: NDArray[np.float64]) -> str:
+    mean, error, half = mean_of_seeds(paired)
     verdict = "is not clearly different"
-    if abs(mean) > t.ppf(0.975, len(paired) - 1) * error:
+    if abs(mean) > half:
         verdict = "is clearly better" if mean > 0 else "is clearly worse"
     higher = f"higher in {np.sum(paired > 0)} of {len(paired)}"
     return f"{verdict} ({mean:+.3f} ± {error:.3f}, {higher})"

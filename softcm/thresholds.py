@@ -110,11 +110,11 @@ def tune_threshold(
             on_grid = batch.threshold, ConfusionMatrix(*counts[c : c + 1].unbind(-1))
             candidates, cm = _sweep(of_class) if grid is None else on_grid
             value = evaluate(cm)[0]
-            tied = candidates[_best(value if maximize else -value, digits)]
+            tied = candidates[best(value if maximize else -value, digits)]
         if tied.numel() == 0:
             found.append((0.5, float(zero_division), 0))
             continue
-        threshold = _closest_to_half(tied)
+        threshold = closest_to_half(tied)
         # Sums of float32 weights depend on their order, so the score is left to the hard twin.
         score = evaluate(_hard_twin(of_class, threshold))
         found.append((threshold.item(), score.item(), tied.numel()))
@@ -278,7 +278,7 @@ def _sweep(of_class: _Class) -> tuple[Tensor, ConfusionMatrix]:
     return candidates[reachable], cm
 
 
-def _best(value: Tensor, digits: int | None) -> Tensor:
+def best(value: Tensor, digits: int | None) -> Tensor:
     """Which of the values (T,) reach the maximum of those that are numbers."""
     if digits is not None:
         value = _truncate(value, digits)
@@ -294,7 +294,7 @@ def _truncate(x: Tensor, digits: int) -> Tensor:
     return x.sign() * steps / scale
 
 
-def _closest_to_half(x: Tensor) -> Tensor:
+def closest_to_half(x: Tensor) -> Tensor:
     low = torch.where(x <= 0.5, x, -torch.inf).max()
     high = torch.where(x > 0.5, x, torch.inf).min()
     return torch.where(0.5 - low <= high - 0.5 + EQUALLY_CLOSE, low, high)

@@ -11,9 +11,7 @@ logits gives them, `published` with probabilities.
 every loss; AUROC and average precision of the ranking; the Brier score and a reliability curve.
 """
 
-import math
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor
 
 import softcm
 from softcm import metrics
+from softcm.thresholds import best, closest_to_half
 
 THRESHOLDS = tuple(i / 10 for i in range(1, 10))
 BINS = 10
@@ -107,9 +106,9 @@ def plug_in(curves: Sequence[Sequence[float]]) -> tuple[int, int]:
     threshold and one count for ten trials, so they are those of the mean, cut off to two decimals;
     T_max is the closest to 0.5 of the thresholds that are equally good.
     """
-    means = [math.floor(10**DIGITS * fmean(values) + 1e-9) for values in zip(*curves, strict=True)]
-    best = [at for at, mean in enumerate(means) if mean == max(means)]
-    return min(best, key=lambda at: abs(at - len(THRESHOLDS) // 2)), len(best)
+    means = torch.tensor(curves, dtype=torch.float64).mean(dim=0)
+    tied = torch.tensor(THRESHOLDS, dtype=torch.float64)[best(means, DIGITS)]
+    return THRESHOLDS.index(closest_to_half(tied).item()), len(tied)
 
 
 def reliability(p: Tensor, y: Tensor) -> list[list[float]]:

@@ -25,8 +25,7 @@ CORRECTED = (
     *("auroc", "average_precision", "brier"),
 )
 NONE, GARBLED = "–", "?"
-# What a row does not name: ten trials, as in the paper, each until it stops.
-USUAL_TRIALS, USUAL_EPOCHS = 10, 2000
+USUAL = Job._field_defaults
 
 
 def runs(folder: Path) -> list[Found]:
@@ -50,7 +49,7 @@ def load(folder: Path) -> Results:
 
 def variation(settings: Found) -> Found:
     """What of a training is not as usual; such runs have a table of their own."""
-    usual = Job._field_defaults | {"width": None if settings["width"] is None else WIDTH}
+    usual = USUAL | {"width": None if settings["width"] is None else WIDTH}
     names = ("dropout", "initial", "weights", "split", "stratified", "width")
     return {
         name: settings[name] for name in names if settings.get(name, usual[name]) != usual[name]
@@ -141,9 +140,9 @@ def label(loss: str, protocol: str, found: Found | None) -> str:
     if protocol == "raw":
         words.append("raw outputs")
     if found is not None:
-        for name, usual in (("trials", USUAL_TRIALS), ("epochs", USUAL_EPOCHS)):
-            if found["settings"][name] < usual:
-                number = found["settings"][name]
+        for name in ("trials", "epochs"):
+            number = found["settings"][name]
+            if number < USUAL[name]:
                 words.append(f"{number} {name if number > 1 else name.removesuffix('s')}")
     return ", ".join(words)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from softcm.demo import mean_of_seeds
 
 
 class Difference(NamedTuple):
@@ -28,16 +28,6 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 def paired(
     values: Sequence[float], baseline: Sequence[float], test_to_training: float
 ) -> Difference:
-    """The mean difference and its 95 % interval, by Student's t with an enlarged error.
-
-    The splits of the seeds share rows, so that the error of a mean of independent values would be
-    too small for new data: Nadeau and Bengio (2003) enlarge it by the ratio of the test part's size
-    to that of the training part.
-    """
-    from scipy.stats import t
-
-    differences = np.subtract(values, baseline)
-    mean, deviation = mean_and_deviation(differences)
-    error = deviation * math.sqrt(1 / len(differences) + test_to_training)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * error
+    """The mean difference and its 95 % interval, by Student's t with an enlarged error."""
+    mean, _, half = mean_of_seeds(np.subtract(values, baseline), test_to_training)
     return Difference(mean, mean - half, mean + half)
