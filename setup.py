@@ -39,7 +39,7 @@ MACROS = [
 CUDA_MACROS = [MACROS[0], ("TORCH_TARGET_VERSION", "0x020d000000000000")]  # streams need torch 2.13
 MIN_TORCH_CUDA = (2, 13)
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden,-Werror=switch"]
 # No contraction to fused multiply-add: results are the same bits on every instruction set.
 CXX_FLAGS = [
     "-std=c++20",
@@ -49,6 +49,8 @@ CXX_FLAGS = [
     "-fno-trapping-math",
     "-ffp-contract=off",
     "-fvisibility=hidden",
+    # An enumerator that a switch forgets fails to compile.
+    "-Werror=switch",
     "-g0",
 ]
 
@@ -182,7 +184,7 @@ def plan_cuda(torch, version):
         # The rules of the arguments are the same for every device.
         sources=[
             *sources("csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
-            os.path.join("csrc", "problem.cpp"),
+            os.path.join("csrc", "arguments.cpp"),
         ],
         include_dirs=["csrc", str(torch / "include"), str(home / "include")],
         define_macros=CUDA_MACROS,

@@ -87,15 +87,11 @@ SOFTCM_HD MetricValue kappa(const Counts& c, double zero_division) {
            (2 * c.tp - value * (predicted + positives)) / bottom}};
 }
 
-// At one threshold.
-SOFTCM_HD MetricValue composite(CompositeKind kind, const Counts& c, double zero_division) {
-  if (kind == CompositeKind::kMcc) return mcc(c, zero_division);
-  if (kind == CompositeKind::kKappa) return kappa(c, zero_division);
+// balanced accuracy and informedness: share x (recall + specificity) - offset.
+SOFTCM_HD MetricValue sum_of_rates(const Counts& c, double share, double offset,
+                                   double zero_division) {
   const MetricValue r = recall(c, zero_division), s = specificity(c, zero_division);
-  if (kind == CompositeKind::kGMean) return gmean(r, s);
-  const bool mean = kind == CompositeKind::kBalancedAccuracy;
-  const double share = mean ? 0.5 : 1, value = share * (r.value + s.value);
-  return {mean ? value : value - 1, combined(share, r.partial, share, s.partial)};
+  return {share * (r.value + s.value) - offset, combined(share, r.partial, share, s.partial)};
 }
 
 // The area under the points (x, y) of ascending thresholds, by the trapezoidal rule from (0, 0)
@@ -141,16 +137,50 @@ SOFTCM_HD double auprc(const Counts* counts, int64_t thresholds, double zero_div
 struct Composite {
   CompositeKind kind;
 
+  // Whether a class has this metric. A ranking needs samples of both labels.
+  SOFTCM_HD bool is_defined(const ClassTotals& totals) const {
+    const bool ranking = kind == CompositeKind::kAuroc || kind == CompositeKind::kAuprc;
+    const bool both = totals.positives > 0 && totals.negatives > 0;
+    return totals.weight > 0 && (both || !ranking);
+  }
+
   // The metric of a class, the mean over thresholds but for an area over them, and its partials.
   SOFTCM_HD double operator()(const Counts* counts, int64_t thresholds, double zero_division,
                               Counts* partials) const {
-    if (kind == CompositeKind::kAuroc) return auroc(counts, thresholds, zero_division, partials);
-    if (kind == CompositeKind::kAuprc) return auprc(counts, thresholds, zero_division, partials);
+    switch (kind) {
+      case CompositeKind::kBalancedAccuracy:
+        return mean(counts, thresholds, partials,
+                    [=](const Counts& c) { return sum_of_rates(c, 0.5, 0, zero_division); });
+      case CompositeKind::kGMean:
+        return mean(counts, thresholds, partials, [=](const Counts& c) {
+          return gmean(recall(c, zero_division), specificity(c, zero_division));
+        });
+      case CompositeKind::kInformedness:
+        return mean(counts, thresholds, partials,
+                    [=](const Counts& c) { return sum_of_rates(c, 1, 1, zero_division); });
+      case CompositeKind::kMcc:
+        return mean(counts, thresholds, partials,
+                    [=](const Counts& c) { return mcc(c, zero_division); });
+      case CompositeKind::kKappa:
+        return mean(counts, thresholds, partials,
+                    [=](const Counts& c) { return kappa(c, zero_division); });
+      case CompositeKind::kAuroc:
+        return auroc(counts, thresholds, zero_division, partials);
+      case CompositeKind::kAuprc:
+        return auprc(counts, thresholds, zero_division, partials);
+    }
+    return 0;
+  }
+
+ private:
+  template <class F>
+  SOFTCM_HD static double mean(const Counts* counts, int64_t thresholds, Counts* partials,
+                               const F& metric) {
     double sum = 0;
     for (int64_t t = 0; t < thresholds; ++t) {
-      const MetricValue metric = composite(kind, counts[t], zero_division);
-      sum += metric.value;
-      partials[t] = scaled(metric.partial, 1 / static_cast<double>(thresholds));
+      const MetricValue value = metric(counts[t]);
+      sum += value.value;
+      partials[t] = scaled(value.partial, 1 / static_cast<double>(thresholds));
     }
     return sum / static_cast<double>(thresholds);
   }

@@ -10,7 +10,9 @@
 
 namespace softcm {
 
-enum class Average { kMacro, kMicro, kWeighted, kNone };
+enum class Average { kMacro, kMicro, kWeighted, kNone, kPresent };
+
+struct NoMetric {};
 
 template <class Metric>
 struct LossRuleOf {
@@ -18,24 +20,19 @@ struct LossRuleOf {
   bool maximize;
   Average average;
   double zero_division;
-  double bce_weight;
+  double ce_weight;
+  // The cross-entropy is that of a softmax over the classes, -log p of the class of each sample,
+  // whose mean is taken over the positive rows.
+  bool softmax;
+  const double* class_weight;  // (C), or null: all 1
+
+  template <class Other>
+  SOFTCM_HD LossRuleOf<Other> with(const Other& other) const {
+    return {other, maximize, average, zero_division, ce_weight, softmax, class_weight};
+  }
 };
 
 using LossRule = LossRuleOf<LinearFractional>;
-
-// What a class has beside its counts.
-struct ClassTotals {
-  double weight = 0;         // of the counted samples
-  double positives = 0;      // weight of the positive rows
-  double cross_entropy = 0;  // weighted sum
-
-  SOFTCM_HD ClassTotals& operator+=(const ClassTotals& other) {
-    weight += other.weight;
-    positives += other.positives;
-    cross_entropy += other.cross_entropy;
-    return *this;
-  }
-};
 
 // Where the loss goes: numbers of the accumulation dtype.
 struct LossOutput {
@@ -62,9 +59,10 @@ struct LossArrays {
   double* grad_entropy;       // dL/dcross_entropy (C)
 };
 
-// Over classes; shares are those of the classes in the mean.
+// Over classes: their shares in the mean, how much of the batch is in classes that have a metric,
+// and the cross-entropy with the weight that its mean is taken over.
 struct LossSums {
-  double shares = 0, losses = 0, weight = 0, cross_entropy = 0;
+  double shares = 0, losses = 0, weight = 0, cross_entropy = 0, entropy_weight = 0;
 };
 
 // A class's loss and its partials.
@@ -92,10 +90,16 @@ SOFTCM_HD double class_loss(const LossRule& rule, const Counts* counts, int64_t 
   return rule.maximize ? 1 - mean : mean;
 }
 
-// dL/dcross_entropy: bce_weight over the weight that the mean is taken over.
+// The weight that the mean cross-entropy of a class is taken over.
+template <class Metric>
+SOFTCM_HD double entropy_weight(const LossRuleOf<Metric>& rule, const ClassTotals& totals) {
+  return rule.softmax ? totals.positives : totals.weight;
+}
+
+// dL/dcross_entropy.
 template <class Metric>
 SOFTCM_HD double entropy_share(const LossRuleOf<Metric>& rule, double weight) {
-  return weight > 0 ? rule.bce_weight / weight : 0;
+  return weight > 0 ? rule.ce_weight / weight : 0;
 }
 
 // The loss where there is nothing to take the metric of.
@@ -104,11 +108,23 @@ SOFTCM_HD double empty_loss(const LossRuleOf<Metric>& rule) {
   return rule.maximize ? 1 - rule.zero_division : rule.zero_division;
 }
 
-// The share of a class in the mean, before division by their sum; 0 without a counted sample.
+// The share of a class in the mean, before division by their sum; 0 where it has no metric.
 template <class Metric>
-SOFTCM_HD double class_share(const LossRuleOf<Metric>& rule, const ClassTotals& totals) {
-  const double share = rule.average == Average::kWeighted ? totals.positives : 1;
-  return totals.weight > 0 ? share : 0;
+SOFTCM_HD double class_share(const LossRuleOf<Metric>& rule, const ClassTotals& totals, int64_t c) {
+  if (!rule.metric.is_defined(totals)) return 0;
+  const double weight = rule.class_weight == nullptr ? 1 : rule.class_weight[c];
+  switch (rule.average) {
+    case Average::kWeighted:
+      return totals.positives;
+    case Average::kPresent:
+      return totals.positives > 0 ? weight : 0;
+    case Average::kMacro:
+      return weight;
+    case Average::kMicro:
+    case Average::kNone:
+      return 1;
+  }
+  return 0;
 }
 
 template <class Metric>
@@ -118,24 +134,28 @@ SOFTCM_HD LossSums accumulate(const LossRuleOf<Metric>& rule, const LossArrays& 
   for (int64_t c = first; c < x.classes; c += step) {
     const ClassTotals& totals = x.totals[c];
     const int64_t at = c * x.thresholds;
-    // The loss of a class without a sample is a constant, even where a sample of weight 0 is NaN.
-    const bool counted = totals.weight > 0;
+    // The loss of a class without a metric is a constant, even where a sample of weight 0 is NaN.
+    const bool defined = rule.metric.is_defined(totals);
     double of_class = empty_loss(rule);
-    if (counted) {
+    if (defined) {
       of_class = class_loss(rule, x.counts + at, x.thresholds, x.grad_counts + at);
     } else {
-      for (int64_t t = 0; t < x.thresholds; ++t) x.grad_counts[at + t] = {0, 0, 0, 0};
+      // NaN among samples that count always shows.
+      const double zero = totals.weight > 0 ? 0 * x.counts[at].tp : 0;
+      of_class += zero;
+      for (int64_t t = 0; t < x.thresholds; ++t) x.grad_counts[at + t] = {zero, zero, zero, zero};
     }
     if (rule.average == Average::kNone) {
-      const double share = entropy_share(rule, totals.weight);
+      const double share = entropy_share(rule, entropy_weight(rule, totals));
       x.grad_entropy[c] = share;
       x.loss.store(c, of_class + share * totals.cross_entropy);
       continue;
     }
-    const double share = class_share(rule, totals);
+    const double share = class_share(rule, totals, c);
     sums.shares += share;
-    sums.losses += counted ? share * of_class : 0;
-    sums.weight += totals.weight;
+    sums.losses += share * of_class;  // with a share of 0, too: NaN shows
+    sums.weight += defined ? totals.weight : 0;
+    sums.entropy_weight += entropy_weight(rule, totals);
     sums.cross_entropy += totals.cross_entropy;
   }
   return sums;
@@ -146,18 +166,20 @@ template <class Metric>
 SOFTCM_HD void finish(const LossRuleOf<Metric>& rule, const LossArrays& x, const LossSums& sums,
                       int64_t first, int64_t step) {
   if (rule.average == Average::kNone) return;
-  const double of_entropy = entropy_share(rule, sums.weight);
+  const double of_entropy = entropy_share(rule, sums.entropy_weight);
   for (int64_t c = first; c < x.classes; c += step) {
-    const double share = sums.shares > 0 ? class_share(rule, x.totals[c]) / sums.shares : 0;
+    const double share = sums.shares > 0 ? class_share(rule, x.totals[c], c) / sums.shares : 0;
     for (int64_t t = 0; t < x.thresholds; ++t) {
       Counts& g = x.grad_counts[c * x.thresholds + t];
-      g = {share * g.tp, share * g.fn, share * g.fp, share * g.tn};
+      g = scaled(g, share);
     }
     x.grad_entropy[c] = of_entropy;
   }
   if (first != 0) return;
-  // "weighted" without any positive is a ratio with denominator 0.
-  const double empty = sums.weight > 0 ? empty_loss(rule) : 0;
+  // "weighted" without any positive is a ratio with denominator 0; other means without a class are
+  // 0.
+  const bool weighted = rule.average == Average::kWeighted;
+  const double empty = weighted && sums.weight > 0 ? empty_loss(rule) : 0;
   // A NaN share stays NaN; losses without a share sum up to 0, or to NaN.
   const double mean = sums.shares == 0 ? empty + sums.losses : sums.losses / sums.shares;
   x.loss.store(0, mean + of_entropy * sums.cross_entropy);

@@ -50,6 +50,22 @@ struct Counts {
   }
 };
 
+// What a class has beside its counts.
+struct ClassTotals {
+  double weight = 0;         // of the counted samples
+  double positives = 0;      // weight of the positive rows
+  double negatives = 0;      // weight of the negative rows
+  double cross_entropy = 0;  // weighted sum
+
+  SOFTCM_HD ClassTotals& operator+=(const ClassTotals& other) {
+    weight += other.weight;
+    positives += other.positives;
+    negatives += other.negatives;
+    cross_entropy += other.cross_entropy;
+    return *this;
+  }
+};
+
 SOFTCM_HD Counts counts(const Sums& s, bool gated) {
   const double of_negatives = gated ? 0 : s.other0_below + s.other0_above;
   const double of_positives = gated ? 0 : s.other1_below + s.other1_above;

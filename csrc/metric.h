@@ -16,6 +16,9 @@ struct LinearFractional {
   Counts b;
   double b0;
 
+  // Whether a class has this metric: it needs a sample that counts.
+  SOFTCM_HD bool is_defined(const ClassTotals& totals) const { return totals.weight > 0; }
+
   // A denominator of exactly 0 gives zero_division, without a gradient.
   SOFTCM_HD MetricValue operator()(const Counts& c, double zero_division) const {
     const double top = a.tp * c.tp + a.fn * c.fn + a.fp * c.fp + a.tn * c.tn + a0;

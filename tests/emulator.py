@@ -78,7 +78,7 @@ def compile_file(source, csrc, folder, *flags):
 def build_library(folder):
     """A library whose operators have the CUDA kernels, emulated, under the key PrivateUse1."""
     csrc = copy_of_sources(folder, AS_PRIVATE_USE)
-    sources = [*csrc.glob("cuda/*.cu"), csrc / "cuda" / "operators.cpp", csrc / "problem.cpp"]
+    sources = [*csrc.glob("cuda/*.cu"), csrc / "cuda" / "operators.cpp", csrc / "arguments.cpp"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(
             pool.map(lambda file: compile_file(file, csrc, folder), [*sources, SIMT / "simt.cpp"])

@@ -72,8 +72,8 @@ BUGS = {
     "buckets before they are made": (
         (
             "cuda/bucket_gradient.cuh",
-            "    buckets.build(batch, chunk);",
-            "    if (chunk > 0) buckets.build(batch, chunk);",
+            "    buckets.build(batch, share.c, chunk);",
+            "    if (chunk > 0) buckets.build(batch, share.c, chunk);",
         ),
         ("thread", "buckets", "differs"),
     ),

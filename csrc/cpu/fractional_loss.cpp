@@ -44,56 +44,46 @@ void evaluate(const LossRuleOf<Metric>& rule, const BatchSums& sums, int64_t thr
 using Result = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class Metric>
-Result loss_of(const Problem& problem, const LossRuleOf<Metric>& rule, const Tensor& input,
-               bool with_grad) {
-  const int64_t thresholds = static_cast<int64_t>(problem.threshold.size());
-  const BatchSums sums = sum_samples(problem, rule.bce_weight != 0);
-  Tensor loss = empty_loss_of(problem, rule.average, input);
-  Tensor grad_counts = empty({problem.classes, thresholds, 4}, ScalarType::Double, input);
-  Tensor grad_entropy = empty({problem.classes}, ScalarType::Double, input);
+Result loss_of(const LossArguments& loss_arguments, const Arguments& arguments,
+               const Metric& metric, bool with_grad) {
+  const Tensor& input = arguments.input;
+  const Prepared prepared = prepare(arguments);
+  const Batch& batch = prepared.batch;
+  const PreparedRule prepared_rule = prepare_rule(loss_arguments, input, batch);
+  const LossRuleOf<Metric> rule = prepared_rule.rule.with(metric);
+  const BatchSums sums = sum_samples(batch, rule.ce_weight != 0);
+  Tensor loss = empty_loss_of(batch, rule.average, input);
+  Tensor grad_counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
+  Tensor grad_entropy = empty({batch.classes}, ScalarType::Double, input);
   Counts* of_counts = reinterpret_cast<Counts*>(grad_counts.mutable_data_ptr<double>());
   double* of_entropy = grad_entropy.mutable_data_ptr<double>();
-  evaluate(rule, sums, thresholds, {loss.mutable_data_ptr(), problem.float64()}, of_counts,
+  evaluate(rule, sums, batch.thresholds, {loss.mutable_data_ptr(), batch.float64()}, of_counts,
            of_entropy);
   Tensor grad_input =
       with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
   if (with_grad) {
-    write_gradient(problem, {of_counts, of_counts + problem.classes * thresholds},
-                   {of_entropy, of_entropy + problem.classes}, false, grad_input);
+    const Gradients gradients{{of_counts, of_counts + batch.classes * batch.thresholds},
+                              {of_entropy, of_entropy + batch.classes}};
+    write_gradient(batch, gradients, false, grad_input);
   }
   return {loss, grad_counts, grad_entropy, grad_input};
 }
 
-Result fractional_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
-                       std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
-                       std::optional<Tensor> table, std::optional<int64_t> ignore_index,
-                       std::string heaviside, double parameter, std::string membership,
-                       bool from_logits, const Tensor& metric, bool maximize, std::string average,
-                       double zero_division, double bce_weight, bool with_grad) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
-  const LossRule rule{to_metric(metric), maximize, to_average(average), zero_division, bce_weight};
-  return loss_of(problem, rule, input, with_grad);
+Result fractional_loss(const LossArguments& loss_arguments, const Arguments& arguments,
+                       Tensor metric, bool with_grad) {
+  return loss_of(loss_arguments, arguments, to_metric(metric), with_grad);
 }
 
-Result composite_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
-                      std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
-                      std::optional<Tensor> table, std::optional<int64_t> ignore_index,
-                      std::string heaviside, double parameter, std::string membership,
-                      bool from_logits, std::string metric, bool maximize, std::string average,
-                      double zero_division, double bce_weight, bool with_grad) {
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
-  const LossRuleOf<Composite> rule{
-      {to_composite(metric)}, maximize, to_average(average), zero_division, bce_weight};
-  return loss_of(problem, rule, input, with_grad);
+Result composite_loss(const LossArguments& loss_arguments, const Arguments& arguments,
+                      std::string metric, bool with_grad) {
+  return loss_of(loss_arguments, arguments, Composite{to_composite(metric)}, with_grad);
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(softcm, CPU, m) {
-  m.impl("fractional_loss", TORCH_BOX(&fractional_loss));
-  m.impl("composite_loss", TORCH_BOX(&composite_loss));
+  m.impl("fractional_loss", TORCH_BOX(&Operator<&fractional_loss>::call));
+  m.impl("composite_loss", TORCH_BOX(&Operator<&composite_loss>::call));
 }
 
 }  // namespace softcm

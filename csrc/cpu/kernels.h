@@ -76,20 +76,22 @@ SOFTCM_CLONES bool add_sums(const H& heaviside, const Samples& s, int64_t count,
   return true;
 }
 
+// negatives: the factor of the rows of negatives, 0 for the cross-entropy of a softmax.
 template <class T>
-SOFTCM_CLONES double cross_entropy(const Staged<T>& s, int64_t count, bool from_logits) {
+SOFTCM_CLONES double cross_entropy(const Staged<T>& s, int64_t count, bool from_logits,
+                                   T negatives) {
   alignas(64) T sum[kLanes] = {};
   for (int64_t i = 0; i < count; i += kLanes) {
     if (from_logits) {
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) {
-        sum[l] = sum[l] + cross_entropy_of_logit(s.z_[i + l], s.w1(i + l), s.w0(i + l));
+        sum[l] = sum[l] + cross_entropy_of_logit(s.z_[i + l], s.w1(i + l), negatives * s.w0(i + l));
       }
     } else {
 #pragma omp simd
       for (int64_t l = 0; l < kLanes; ++l) {
-        sum[l] =
-            sum[l] + cross_entropy_of_probability(s.p(i + l), s.q(i + l), s.w1(i + l), s.w0(i + l));
+        sum[l] = sum[l] + cross_entropy_of_probability(s.p(i + l), s.q(i + l), s.w1(i + l),
+                                                       negatives * s.w0(i + l));
       }
     }
   }
@@ -130,11 +132,11 @@ SOFTCM_CLONES double threshold_gradient(const H& heaviside, const Slopes<T>& slo
 // From dL/dp in grad to dL/dinput, the cross-entropy's part included; 0 for what is not counted.
 template <class T>
 SOFTCM_CLONES void finish_gradient(const Staged<T>& s, int64_t count, bool from_logits,
-                                   T grad_cross_entropy, T* __restrict grad) {
+                                   T grad_cross_entropy, T negatives, T* __restrict grad) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    const T value =
-        input_gradient(grad[i], s.p(i), s.q(i), s.w1(i), s.w0(i), grad_cross_entropy, from_logits);
+    const T value = input_gradient(grad[i], s.p(i), s.q(i), s.w1(i), negatives * s.w0(i),
+                                   grad_cross_entropy, from_logits);
     grad[i] = s.counted_[i] == T(0) ? T(0) : value;
   }
 }

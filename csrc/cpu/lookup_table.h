@@ -101,12 +101,13 @@ class LookupTable {
   static constexpr int64_t kStretch = kBlock;
   static constexpr bool kThresholdGradient = false;
 
-  // table: (2, T, Q), h and dh/dp.
-  LookupTable(const std::vector<double>& thresholds, const float* table, int64_t levels)
+  // h and slope: (T, Q), h and dh/dp.
+  LookupTable(const std::vector<double>& thresholds, const float* h, const float* slope,
+              int64_t levels)
       : thresholds_(thresholds),
         levels_(levels),
-        h_(table),
-        slope_(table + static_cast<int64_t>(thresholds.size()) * levels),
+        h_(h),
+        slope_(slope),
         truncation_(Truncation<T>::make(levels)) {
     std::vector<double> values;
     for (int64_t b = 0; b < levels_; ++b) {

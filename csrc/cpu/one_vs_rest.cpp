@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "../arguments.h"
 #include "../elementary.h"
 #include "parallel.h"
 #include "samples.h"

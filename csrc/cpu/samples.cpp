@@ -1,9 +1,7 @@
 #include "samples.h"
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include "../sample.h"
+#include "element.h"
 #include "vectorize.h"
 
 namespace softcm {
@@ -19,41 +17,19 @@ void copy_run(const From* from, int64_t stride, int64_t count, T* to) {
 }
 
 template <class T, class From>
-void load_from(const From* data, const Problem& problem, const Operand& x, int64_t c, int64_t begin,
+void load_from(const From* data, const Batch& batch, const Array& x, int64_t group, int64_t begin,
                int64_t count, T* to) {
-  for_runs(problem, x.stride, c, begin, count, [&](int64_t offset, int64_t done, int64_t length) {
+  for_runs(batch, x.stride, group, begin, count, [&](int64_t offset, int64_t done, int64_t length) {
     copy_run(data + offset, x.stride.l, length, to + done);
   });
 }
 
 template <class T>
-void load(const Problem& problem, const Operand& x, int64_t c, int64_t begin, int64_t count,
-          T* to) {
-  const void* data = x.tensor.const_data_ptr();
-  const auto from = [&](auto element) {
-    load_from(static_cast<const decltype(element)*>(data), problem, x, c, begin, count, to);
-  };
-  switch (x.dtype) {
-    case ScalarType::Float:
-      return from(float());
-    case ScalarType::Double:
-      return from(double());
-    case ScalarType::Half:
-      return from(torch::headeronly::Half());
-    case ScalarType::BFloat16:
-      return from(torch::headeronly::BFloat16());
-    case ScalarType::Bool:
-    case ScalarType::Byte:
-      return from(uint8_t());
-    case ScalarType::Char:
-      return from(int8_t());
-    case ScalarType::Short:
-      return from(int16_t());
-    case ScalarType::Int:
-      return from(int32_t());
-    default:
-      return from(int64_t());  // make_problem has admitted no other
-  }
+void load(const Batch& batch, const Array& x, int64_t group, int64_t begin, int64_t count, T* to) {
+  with_element_type(x.dtype, [&](auto element) {
+    const auto* data = static_cast<const decltype(element)*>(x.data);
+    load_from(data, batch, x, group, begin, count, to);
+  });
 }
 
 // Minimum and maximum do not depend on the order, so the compiler may choose the lanes.
@@ -79,19 +55,25 @@ SOFTCM_CLONES Range counted_range(const T* x, const T* counted, int64_t count) {
 // Labels, or class indices turned into labels, into w1_; which of them count into counted_. Raw is
 // the type in which they are looked at: one that holds them exactly (integers up to 2^53).
 template <class Raw, class T>
-void stage_labels(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
+void stage_labels(const Batch& batch, int64_t group, int64_t begin, int64_t count, Staged<T>& to,
                   Totals* totals) {
   alignas(64) Raw target[kBlock], counted[kBlock];
-  load(problem, problem.target, c, begin, count, target);
-  const bool ignore = problem.ignore_index.has_value();
-  const Raw ignored = static_cast<Raw>(problem.ignore_index.value_or(0));
+  load(batch, batch.target, group, begin, count, target);
+  const Raw class_of_group = static_cast<Raw>(batch.class_of(group));
+  // Of a class that is ignored no sample counts; the values of the others are looked at all the
+  // same.
+  const T counts = batch.ignores_class(group) ? T(0) : T(1);
+  const bool ignore = batch.ignore, ignore_nan = batch.ignore_nan;
+  const Raw ignored = static_cast<Raw>(batch.ignore_index);
   for (int64_t i = 0; i < count; ++i) {
-    counted[i] = ignore && target[i] == ignored ? Raw(0) : Raw(1);
-    to.counted_[i] = static_cast<T>(counted[i]);
+    const bool is_nan = target[i] != target[i];
+    const bool left_out = (ignore && target[i] == ignored) || (ignore_nan && is_nan);
+    counted[i] = left_out ? Raw(0) : Raw(1);
+    to.counted_[i] = left_out ? T(0) : counts;
   }
   for (int64_t i = 0; i < count; ++i) {
-    const Raw is_class = target[i] == static_cast<Raw>(c) ? Raw(1) : Raw(0);
-    to.w1_[i] = static_cast<T>(problem.class_indices ? is_class : target[i]);
+    const Raw is_class = target[i] == class_of_group ? Raw(1) : Raw(0);
+    to.w1_[i] = static_cast<T>(batch.class_indices ? is_class : target[i]);
   }
   if (totals) totals->target += counted_range(target, counted, count);
 }
@@ -142,40 +124,40 @@ SOFTCM_CLONES double resolve_weights(Staged<T>& b, int64_t count, T pos_weight) 
 }  // namespace
 
 template <class T>
-int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
-              Totals* totals) {
+int64_t stage(const Batch& batch, int64_t group, int64_t begin, int64_t count, double pos_weight,
+              Staged<T>& to, Totals* totals) {
   // Other integers than 0 and 1 are no labels, but may be ignored: as they are, not as T rounds
   // them.
   constexpr int64_t kExact = 1 << 24;
-  const int64_t ignored = problem.ignore_index.value_or(0);
-  const bool large = ignored >= kExact || ignored <= -kExact;
-  if (problem.class_indices || large || problem.target.dtype == ScalarType::Double) {
-    stage_labels<double>(problem, c, begin, count, to, totals);
+  const bool large = batch.ignore_index >= kExact || batch.ignore_index <= -kExact;
+  if (batch.class_indices || large || batch.target.dtype == ScalarType::Double) {
+    stage_labels<double>(batch, group, begin, count, to, totals);
   } else {
-    stage_labels<T>(problem, c, begin, count, to, totals);
+    stage_labels<T>(batch, group, begin, count, to, totals);
   }
-  load(problem, problem.input, c, begin, count, problem.from_logits ? to.z_ : to.p_);
-  if (problem.weight) {
-    load(problem, *problem.weight, c, begin, count, to.w0_);
+  load(batch, batch.input, group, begin, count, batch.from_logits ? to.z_ : to.p_);
+  if (batch.weight.data != nullptr) {
+    load(batch, batch.weight, group, begin, count, to.w0_);
   } else {
     std::fill_n(to.w0_, count, T(1));
   }
-  if (totals && !problem.from_logits) {
+  if (totals && !batch.from_logits) {
     totals->input += counted_range(to.p_, to.counted_, count);
   }
-  if (totals && problem.weight) {
+  if (totals && batch.weight.data != nullptr) {
     totals->sample_weight += counted_range(to.w0_, to.counted_, count);
   }
   const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
   std::fill(to.counted_ + count, to.counted_ + padded, T(0));
-  const T pos_weight = problem.pos_weight.empty() ? T(1) : static_cast<T>(problem.pos_weight[c]);
-  resolve_probabilities(to, padded, problem.from_logits);
-  const double weight = resolve_weights(to, padded, pos_weight);
+  resolve_probabilities(to, padded, batch.from_logits);
+  const double weight = resolve_weights(to, padded, static_cast<T>(pos_weight));
   if (totals) totals->weight += weight;
   return padded;
 }
 
-template int64_t stage<float>(const Problem&, int64_t, int64_t, int64_t, Staged<float>&, Totals*);
-template int64_t stage<double>(const Problem&, int64_t, int64_t, int64_t, Staged<double>&, Totals*);
+template int64_t stage<float>(const Batch&, int64_t, int64_t, int64_t, double, Staged<float>&,
+                              Totals*);
+template int64_t stage<double>(const Batch&, int64_t, int64_t, int64_t, double, Staged<double>&,
+                               Totals*);
 
 }  // namespace softcm

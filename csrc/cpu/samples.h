@@ -11,7 +11,7 @@
 
 #include "../elementary.h"
 #include "../loss.h"
-#include "../problem.h"
+#include "../arguments.h"
 
 namespace softcm {
 
@@ -92,40 +92,42 @@ struct Totals : ClassTotals {
   }
 };
 
-// Whether the problem is one that Plain can serve: arithmetic-type probabilities and labels with
+// Whether the batch is one that Plain can serve: arithmetic-type probabilities and labels with
 // stride 1, and nothing else that would have to be resolved.
 template <class T>
-inline bool is_plain(const Problem& problem) {
+inline bool is_plain(const Batch& batch) {
   constexpr ScalarType type = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  return problem.input.dtype == type && problem.target.dtype == type && problem.n == 1 &&
-         problem.input.stride.l == 1 && problem.target.stride.l == 1 && !problem.weight &&
-         problem.pos_weight.empty() && !problem.ignore_index && !problem.class_indices &&
-         !problem.from_logits;
+  return batch.input.dtype == type && batch.target.dtype == type && batch.n == 1 &&
+         batch.input.stride.l == 1 && batch.target.stride.l == 1 && batch.weight.data == nullptr &&
+         batch.pos_weight.data == nullptr && !batch.ignore && !batch.ignore_nan &&
+         !batch.class_indices && !batch.from_logits;
 }
 
 template <class T>
-inline Plain<T> plain(const Problem& problem, int64_t c, int64_t begin) {
-  const auto at = [&](const Operand& x) {
-    return static_cast<const T*>(x.tensor.const_data_ptr()) + c * x.stride.c + begin;
+inline Plain<T> plain(const Batch& batch, int64_t group, int64_t begin) {
+  const auto at = [&](const Array& x) {
+    return static_cast<const T*>(x.data) + batch.offset(x.stride, group) + begin;
   };
-  return {at(problem.input), at(problem.target)};
+  return {at(batch.input), at(batch.target)};
 }
 
-// Fills a block with samples begin ... begin + count - 1 of class c, and with samples of weight 0
-// up to a multiple of kLanes, which is returned. Adds to totals (not the cross-entropy) if given.
+// Fills a block with samples begin ... begin + count - 1 of a group, and with samples of weight 0
+// up to a multiple of kLanes, which is returned. pos_weight is that of the group's class. Adds to
+// totals (not the cross-entropy) if given.
 template <class T>
-int64_t stage(const Problem& problem, int64_t c, int64_t begin, int64_t count, Staged<T>& to,
-              Totals* totals);
+int64_t stage(const Batch& batch, int64_t group, int64_t begin, int64_t count, double pos_weight,
+              Staged<T>& to, Totals* totals);
 
 // Runs f(offset of the first element, samples already done, length) over the stretches of constant
 // stride of samples begin ... begin + count - 1.
 template <class F>
-inline void for_runs(const Problem& problem, const Strides& stride, int64_t c, int64_t begin,
+inline void for_runs(const Batch& batch, const Strides& stride, int64_t group, int64_t begin,
                      int64_t count, F f) {
+  const int64_t first = batch.offset(stride, group);
   for (int64_t done = 0; done < count;) {
-    const int64_t n = (begin + done) / problem.inner, l = (begin + done) % problem.inner;
-    const int64_t length = std::min(count - done, problem.inner - l);
-    f(n * stride.n + c * stride.c + l * stride.l, done, length);
+    const int64_t n = (begin + done) / batch.inner, l = (begin + done) % batch.inner;
+    const int64_t length = std::min(count - done, batch.inner - l);
+    f(first + n * stride.n + l * stride.l, done, length);
     done += length;
   }
 }

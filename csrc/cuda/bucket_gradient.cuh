@@ -11,7 +11,7 @@ struct Changes {
   double of_label[2][kBuckets];
 };
 
-// The slopes of a class's buckets: what write_gradients() wants to know.
+// The slopes of a group's buckets: what write_gradients() wants to know.
 template <class Buckets>
 struct BucketSlopes {
   Buckets buckets;
@@ -24,8 +24,8 @@ struct BucketSlopes {
 
   __device__ __forceinline__ void fill(const Batch& batch, const Division&, const Share& share,
                                        const Upstream& upstream, int64_t chunk) {
-    buckets.build(batch, chunk);
-    find_slopes(buckets, batch, share.c, upstream, chunk);
+    buckets.build(batch, share.c, chunk);
+    find_slopes(buckets, batch, share, upstream, chunk);
     __syncthreads();
   }
 
@@ -43,11 +43,12 @@ struct BucketSlopes {
  private:
   // Each knot belongs to one threshold, so that none of them meets another one's change.
   __device__ __forceinline__ void find_slopes(const Knots<Linear>& knots, const Batch& batch,
-                                              int64_t c, const Upstream& upstream, int64_t chunk) {
+                                              const Share& share, const Upstream& upstream,
+                                              int64_t chunk) {
     const int t = threadIdx.x, warp = threadIdx.x / 32;
     double at_zero[2] = {0, 0};
     if (t < knots.thresholds) {
-      const auto k = slopes_at<double>(batch, upstream, c, chunk * kTogether + t);
+      const auto k = slopes_at<double>(batch, upstream, share.group, chunk * kTogether + t);
       const Segments segments = knots.segments(batch, t);
       const SlopeChanges of_label[2] = {segments.changes(k.negative_below, k.negative_above),
                                         segments.changes(k.positive_below, k.positive_above)};
@@ -71,13 +72,14 @@ struct BucketSlopes {
         });
   }
 
-  __device__ __forceinline__ void find_slopes(const Levels& levels, const Batch& batch, int64_t c,
-                                              const Upstream& upstream, int64_t) {
+  __device__ __forceinline__ void find_slopes(const Levels& levels, const Batch& batch,
+                                              const Share& share, const Upstream& upstream,
+                                              int64_t) {
     for (int b = threadIdx.x; b < levels.levels; b += kThreads) {
       double sum[2] = {0, 0};
       for (int64_t t = 0; t < batch.thresholds; ++t) {
-        const auto h = Lookup<float>::make(batch, t, threshold_at(batch, t));
-        const auto k = slopes_at<double>(batch, upstream, c, t);
+        const auto h = Lookup<float>::make(batch, share.c, t, threshold_at(batch, share.c, t));
+        const auto k = slopes_at<double>(batch, upstream, share.group, t);
         const double derivative = static_cast<double>(h.derivative[b]);
         const bool below = b < h.middle;
         sum[0] += derivative * (below ? k.negative_below : k.negative_above);
@@ -96,9 +98,9 @@ struct PlainAccess {
 
   __device__ __forceinline__ PlainAccess(const Batch& batch, const Share& share)
       : batch(batch),
-        of_input(share.c * batch.input.stride.c),
-        of_target(share.c * batch.target.stride.c),
-        of_grad(share.c * batch.contiguous.c) {}
+        of_input(batch.offset(batch.input.stride, share.group)),
+        of_target(batch.offset(batch.target.stride, share.group)),
+        of_grad(batch.offset(batch.contiguous, share.group)) {}
 
   template <int kCount>
   __device__ __forceinline__ void load(const Position& at, Sample<float> (&to)[kCount]) const {

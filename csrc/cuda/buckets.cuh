@@ -56,13 +56,13 @@ struct Knots {
   // Those of the chunk.
   __device__ __forceinline__ int64_t thresholds_of(const Batch&) const { return thresholds; }
 
-  // For a chunk of the thresholds, by all threads of the block.
-  __device__ __forceinline__ void build(const Batch& batch, int64_t chunk) {
+  // For a chunk of the thresholds of class c, by all threads of the block.
+  __device__ __forceinline__ void build(const Batch& batch, int64_t c, int64_t chunk) {
     const int64_t first = chunk * kTogether, left = batch.thresholds - first;
     const int count = left < kTogether ? static_cast<int>(left) : kTogether;
     const int i = threadIdx.x;
     __syncthreads();
-    if (i < count) tau[i] = threshold_at(batch, first + i);
+    if (i < count) tau[i] = threshold_at(batch, c, first + i);
     __syncthreads();
     int rank = 0;
     if (i < count) {
@@ -92,11 +92,11 @@ struct Knots {
       knots = kKinds * count + 1;
     }
     __syncthreads();
-    for (int c = i; c <= kCells; c += kThreads) {
-      const float begin = static_cast<float>(c) / kCells, end = static_cast<float>(c + 1) / kCells;
+    for (int j = i; j <= kCells; j += kThreads) {
+      const float begin = static_cast<float>(j) / kCells, end = static_cast<float>(j + 1) / kCells;
       const int first = count_less(knot, knots, begin, true);
-      const int last = c < kCells ? count_less(knot, knots, end, true) : knots;
-      cell[c] = static_cast<uint32_t>(first | last << 16);
+      const int last = j < kCells ? count_less(knot, knots, end, true) : knots;
+      cell[j] = static_cast<uint32_t>(first | last << 16);
     }
     __syncthreads();
   }
@@ -138,7 +138,7 @@ struct Levels {
     return batch.thresholds;
   }
 
-  __device__ __forceinline__ void build(const Batch& batch, int64_t) {
+  __device__ __forceinline__ void build(const Batch& batch, int64_t, int64_t) {
     __syncthreads();
     if (threadIdx.x == 0) {
       levels = static_cast<int>(batch.parameter);

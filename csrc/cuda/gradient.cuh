@@ -5,19 +5,19 @@
 
 namespace softcm {
 
-__device__ __forceinline__ double grad_loss(const Upstream& upstream, int64_t c) {
-  return upstream.loss.data == nullptr ? 1 : number(upstream.loss, c);
+__device__ __forceinline__ double grad_loss(const Upstream& upstream, int64_t group) {
+  return upstream.loss.data == nullptr ? 1 : number(upstream.loss, group);
 }
 
 template <class T>
 __device__ __forceinline__ Slopes<T> slopes_at(const Batch& batch, const Upstream& upstream,
-                                               int64_t c, int64_t t) {
-  const double scale = grad_loss(upstream, c);
-  const Counts& g = upstream.counts[c * batch.thresholds + t];
+                                               int64_t group, int64_t t) {
+  const double scale = grad_loss(upstream, group);
+  const Counts& g = upstream.counts[group * batch.thresholds + t];
   return slopes<T>({scale * g.tp, scale * g.fn, scale * g.fp, scale * g.tn}, batch.gated);
 }
 
-// What a sample's gradient is found from, for some thresholds at a time and the classes of a tile,
+// What a sample's gradient is found from, for some thresholds at a time and the groups of a tile,
 // in shared memory.
 template <class T, class H>
 struct Parameters {
@@ -41,12 +41,13 @@ struct Parameters {
     __syncthreads();
     if (threadIdx.x == 0) thresholds = count;
     if (threadIdx.x < count) {
-      heaviside[threadIdx.x] = make_heaviside<T, H>(batch, first + threadIdx.x);
+      heaviside[threadIdx.x] = make_heaviside<T, H>(batch, share.c, first + threadIdx.x);
     }
     for (int i = threadIdx.x; i < count * division.tile; i += kThreads) {
       const int t = i / division.tile, of_tile = i % division.tile;
-      const int64_t c = share.first_class + of_tile;
-      if (c < batch.classes) slopes[t][of_tile] = slopes_at<T>(batch, upstream, c, first + t);
+      const int64_t group = share.first_group + of_tile;
+      if (group >= batch.groups) continue;
+      slopes[t][of_tile] = slopes_at<T>(batch, upstream, group, first + t);
     }
     __syncthreads();
   }
@@ -101,14 +102,14 @@ __device__ __forceinline__ void write_gradients(const Batch& batch, const Divisi
                                                 const Upstream& upstream, P& parameters,
                                                 const Access& access, void* grad_input) {
   const T of_entropy =
-      static_cast<T>(upstream.cross_entropy[share.c] * grad_loss(upstream, share.c));
+      static_cast<T>(upstream.cross_entropy[share.group] * grad_loss(upstream, share.group));
   const bool from_logits = !Access::kPlain && batch.from_logits;
   const int of_tile = threadIdx.x % division.tile;
   const int64_t chunks = kInTurn ? P::chunks(batch) : 1;
   for (int64_t base = begin; base < end; base += int64_t{kPack} * share.rows) {
     const int64_t s = base + int64_t{kPack} * share.row;
     const bool inside = share.active && s < end;
-    const Position at(batch, inside ? s : begin);
+    const Position at(batch, share, inside ? s : begin);
     Sample<T> samples[kPack];
     T grad[kPack] = {};
     access.load(at, samples);
@@ -119,8 +120,9 @@ __device__ __forceinline__ void write_gradients(const Batch& batch, const Divisi
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       const Sample<T>& x = samples[i];
+      const T w0 = Access::kPlain ? x.w0 : entropy_weight_of_negative(batch, x);
       const T value = kWithEntropy
-                          ? input_gradient(grad[i], x.p, x.q, x.w1, x.w0, of_entropy, from_logits)
+                          ? input_gradient(grad[i], x.p, x.q, x.w1, w0, of_entropy, from_logits)
                           : grad[i];
       grad[i] = x.counted ? value : T(0);
     }
@@ -145,7 +147,8 @@ __device__ __forceinline__ void write_all_gradients(const Batch& batch, const Di
   if (P::chunks(batch) > 1) return write(std::true_type(), std::true_type());
   parameters.fill(batch, division, share, upstream, 0);
   if constexpr (Access::kPlain) {
-    if (upstream.cross_entropy[share.c] == 0) return write(std::false_type(), std::false_type());
+    const bool no_entropy = upstream.cross_entropy[share.group] == 0;
+    if (no_entropy) return write(std::false_type(), std::false_type());
   }
   write(std::false_type(), std::true_type());
 }
@@ -155,22 +158,21 @@ template <class T>
 struct AnyAccess {
   static constexpr bool kPlain = false;
   const Batch& batch;
-  const Share& share;
   T pos_weight;
 
   __device__ __forceinline__ AnyAccess(const Batch& batch, const Share& share)
-      : batch(batch), share(share), pos_weight(positive_weight<T>(batch, share.c)) {}
+      : batch(batch), pos_weight(positive_weight<T>(batch, share.c)) {}
 
   template <int kCount>
   __device__ __forceinline__ void load(const Position& at, Sample<T> (&to)[kCount]) const {
     Faults ignored;  // the forward pass has looked at them
-    load_samples<kCount>(batch, at, share.c, pos_weight, to, ignored);
+    load_samples<kCount>(batch, at, pos_weight, to, ignored);
   }
 
   template <int kCount>
   __device__ __forceinline__ void store(void* data, const Position& at,
                                         const T (&from)[kCount]) const {
-    softcm::store(data, batch.input.dtype, at.offset(batch.contiguous, share.c), from);
+    softcm::store(data, batch.input.dtype, at.offset(batch.contiguous), from);
   }
 };
 
@@ -197,11 +199,11 @@ plain_gradient_kernel(const __grid_constant__ Batch batch,
   parameters.fill(batch, division, share, upstream, 0);
   const H<float> h = parameters.heaviside[0];
   const Slopes<float> k = parameters.slopes[0][0];
-  const int64_t of_input = share.c * batch.input.stride.c;
-  const int64_t of_target = share.c * batch.target.stride.c;
-  const int64_t of_grad = share.c * batch.contiguous.c;
+  const int64_t of_input = batch.offset(batch.input.stride, share.group);
+  const int64_t of_target = batch.offset(batch.target.stride, share.group);
+  const int64_t of_grad = batch.offset(batch.contiguous, share.group);
   const float of_entropy =
-      static_cast<float>(upstream.cross_entropy[share.c] * grad_loss(upstream, share.c));
+      static_cast<float>(upstream.cross_entropy[share.group] * grad_loss(upstream, share.group));
   Faults ignored;
   const int64_t whole = share.end_of_packs<kPack>();
   const auto write = [&](auto count, auto with_entropy, int64_t at) {
@@ -232,7 +234,8 @@ plain_gradient_kernel(const __grid_constant__ Batch batch,
   }
 }
 
-// dL/dthreshold (T): sums over all classes; partial holds a row (T) of every block.
+// dL/dthreshold in the shape of the thresholds, (T) or (C, T): sums over the groups that share
+// them. partial holds a row (T) of every block.
 template <template <class> class H, class T>
 SOFTCM_KERNEL(2)
 threshold_gradient_kernel(const __grid_constant__ Batch batch,
@@ -243,13 +246,13 @@ threshold_gradient_kernel(const __grid_constant__ Batch batch,
   const T pos_weight = positive_weight<T>(batch, share.c);
   Faults ignored;
   for (int64_t t = 0; t < batch.thresholds; ++t) {
-    const auto h = make_heaviside<T, H<T>>(batch, t);
-    const Slopes<T> k = slopes_at<T>(batch, upstream, share.c, t);
+    const auto h = make_heaviside<T, H<T>>(batch, share.c, t);
+    const Slopes<T> k = slopes_at<T>(batch, upstream, share.group, t);
     double sum[1] = {0};
     if (share.active) {
       for (int64_t s = share.begin + share.row; s < share.end; s += share.rows) {
         Sample<T> x[1];
-        load_samples<1>(batch, Position(batch, s), share.c, pos_weight, x, ignored);
+        load_samples<1>(batch, Position(batch, share, s), pos_weight, x, ignored);
         const T slope = h.slope_threshold(x[0].p, x[0].q);
         sum[0] += static_cast<double>(slope * k(is_below(h, x[0].p), x[0].w1, x[0].w0));
       }
@@ -259,10 +262,12 @@ threshold_gradient_kernel(const __grid_constant__ Batch batch,
     });
   }
   if (!is_last_block(ticket, gridDim.x)) return;
-  for (int64_t t = threadIdx.x / 32; t < batch.thresholds; t += kWarps) {
+  // With rows by class each block has one group, and the blocks' classes repeat themselves.
+  const int64_t rows = batch.threshold_rows(), items = rows * batch.thresholds;
+  for (int64_t item = threadIdx.x / 32; item < items; item += kWarps) {
     double sum[1];
-    sum_rows(partial + t, gridDim.x, batch.thresholds, sum);
-    if (threadIdx.x % 32 == 0) grad_threshold[t] = sum[0];
+    sum_rows(partial + item, gridDim.x / rows, items, sum);
+    if (threadIdx.x % 32 == 0) grad_threshold[item] = sum[0];
   }
 }
 

@@ -78,8 +78,8 @@ struct Shared {
   std::conditional_t<kHasPlaces, Places, char> places;
   double edge[kSums];  // see add_to_buckets
 
-  __device__ __forceinline__ void build(const Batch& batch, int64_t chunk) {
-    buckets.build(batch, chunk);
+  __device__ __forceinline__ void build(const Batch& batch, int64_t c, int64_t chunk) {
+    buckets.build(batch, c, chunk);
     if constexpr (kHasPlaces) places.build(buckets);
     __syncthreads();
   }
@@ -180,28 +180,28 @@ __device__ __forceinline__ OfBucket of_bucket(const Shared<Buckets>& shared, con
   }
 }
 
-// The memory of a class's running sums of a label: those of weight from below, of p from below, of
+// The memory of a group's running sums of a label: those of weight from below, of p from below, of
 // weight from above, of 1 - p from above.
-__device__ __forceinline__ double* running_sums(const Workspace& work, int64_t c, int label,
+__device__ __forceinline__ double* running_sums(const Workspace& work, int64_t group, int label,
                                                 int which) {
-  return work.running + ((c * 2 + label) * 4 + which) * (kBuckets + 1);
+  return work.running + ((group * 2 + label) * 4 + which) * (kBuckets + 1);
 }
 
-__device__ __forceinline__ RunningSums of_label(const Workspace& work, int64_t c, int label) {
-  return {running_sums(work, c, label, 0), running_sums(work, c, label, 1),
-          running_sums(work, c, label, 2), running_sums(work, c, label, 3)};
+__device__ __forceinline__ RunningSums of_label(const Workspace& work, int64_t group, int label) {
+  return {running_sums(work, group, label, 0), running_sums(work, group, label, 1),
+          running_sums(work, group, label, 2), running_sums(work, group, label, 3)};
 }
 
 // Each warp makes one of the eight running sums.
 template <template <class> class H>
 __device__ __forceinline__ void sum_up_buckets(const Shared<Knots<H>>& shared,
                                                const Fixed* histogram, const Workspace& work,
-                                               int64_t c) {
+                                               int64_t group) {
   static_assert(kWarps == 8);
   const int label = threadIdx.x / 32 / 4, which = threadIdx.x / 32 % 4;
   const int size = shared.buckets.buckets();
   const bool from_below = which < 2, of_weight = which % 2 == 0;
-  double* to = running_sums(work, c, label, which);
+  double* to = running_sums(work, group, label, which);
   const auto value = [&](int i) {
     const int b = from_below ? i : size - 1 - i;
     const OfBucket x = of_bucket(shared, histogram, label, b);
@@ -214,14 +214,16 @@ __device__ __forceinline__ void sum_up_buckets(const Shared<Knots<H>>& shared,
 
 // The sums at threshold t of the chunk.
 __device__ __forceinline__ Sums sums_at(const Shared<Knots<Linear>>& shared, const Batch& batch,
-                                        const Workspace& work, const Fixed*, int64_t c, int64_t t) {
+                                        const Workspace& work, const Fixed*, int64_t group,
+                                        int64_t t) {
   return shared.buckets.segments(batch, static_cast<int>(t))
-      .sums(of_label(work, c, 1), of_label(work, c, 0));
+      .sums(of_label(work, group, 1), of_label(work, group, 0));
 }
 
 __device__ __forceinline__ Sums sums_at(const Shared<Knots<Step>>& shared, const Batch&,
-                                        const Workspace& work, const Fixed*, int64_t c, int64_t t) {
-  const RunningSums positive = of_label(work, c, 1), negative = of_label(work, c, 0);
+                                        const Workspace& work, const Fixed*, int64_t group,
+                                        int64_t t) {
+  const RunningSums positive = of_label(work, group, 1), negative = of_label(work, group, 0);
   const int b = shared.buckets.begin[0][t];
   // 0, or NaN if there is one in the input.
   const double other1 = 0 * positive.p_below[1], other0 = 0 * negative.p_below[1];
@@ -236,9 +238,10 @@ __device__ __forceinline__ Sums sums_at(const Shared<Knots<Step>>& shared, const
 }
 
 __device__ __forceinline__ Sums sums_at(const Shared<Levels>& shared, const Batch& batch,
-                                        const Workspace&, const Fixed* histogram, int64_t,
+                                        const Workspace&, const Fixed* histogram, int64_t group,
                                         int64_t t) {
-  const auto h = Lookup<float>::make(batch, t, threshold_at(batch, t));
+  const int64_t c = batch.class_of(group);
+  const auto h = Lookup<float>::make(batch, c, t, threshold_at(batch, c, t));
   const double nan1 = 0 * shared.edge[0], nan0 = 0 * shared.edge[2];
   Sums sums{nan1, nan1, nan0, nan0};
   for (int b = 0; b < shared.buckets.levels; ++b) {
@@ -254,43 +257,44 @@ __device__ __forceinline__ Sums sums_at(const Shared<Levels>& shared, const Batc
   return sums;
 }
 
-// A class's counts, by the last of its blocks. A call: see finish_batch.
+// A group's counts, by the last of its blocks. A call: see finish_batch.
 template <class Buckets>
-__device__ __attribute__((noinline)) void finish_class(Shared<Buckets>& shared, const Batch& batch,
-                                                       int64_t parts, int64_t c,
+__device__ __attribute__((noinline)) void finish_group(Shared<Buckets>& shared, const Batch& batch,
+                                                       int64_t parts, int64_t group,
                                                        const Workspace& work, Counts* of_all) {
-  const int64_t chunks = Buckets::chunks(batch);
+  const int64_t chunks = Buckets::chunks(batch), c = batch.class_of(group);
   const double pos_weight = batch.pos_weight.data == nullptr ? 1 : number(batch.pos_weight, c);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const Fixed* histogram = work.histogram + (c * chunks + chunk) * 4 * kBuckets;
-    shared.build(batch, chunk);
+    const Fixed* histogram = work.histogram + (group * chunks + chunk) * 4 * kBuckets;
+    shared.build(batch, c, chunk);
     if (threadIdx.x < 32) {
       double v[kSums];
-      sum_rows(work.sums + (c * chunks + chunk) * kSums, parts, batch.classes * chunks * kSums, v);
+      sum_rows(work.sums + (group * chunks + chunk) * kSums, parts, batch.groups * chunks * kSums,
+               v);
       if (threadIdx.x == 0) {
         for (int k = 0; k < kSums; ++k) shared.edge[k] = v[k];
       }
     }
     __syncthreads();
     if constexpr (!std::is_same_v<Buckets, Levels>) {
-      sum_up_buckets(shared, histogram, work, c);
+      sum_up_buckets(shared, histogram, work, group);
     }
     const int64_t first = chunk * kTogether;
     const int64_t count = shared.buckets.thresholds_of(batch);
     for (int64_t t = threadIdx.x; t < count; t += kThreads) {
-      Sums sums = sums_at(shared, batch, work, histogram, c, t);
+      Sums sums = sums_at(shared, batch, work, histogram, group, t);
       sums.weigh_positives(pos_weight);
-      of_all[c * batch.thresholds + first + t] = counts(sums, batch.gated);
-      if (first + t == 0) work.of_all[c].positives = sums.weight1_below + sums.weight1_above;
+      of_all[group * batch.thresholds + first + t] = counts(sums, batch.gated);
+      if (first + t == 0) store_rows(sums, work.of_all[group]);
     }
     __syncthreads();
   }
   if (threadIdx.x >= 32) return;
   double v[2];
-  sum_rows(work.totals + c * 2, parts, batch.classes * 2, v);
+  sum_rows(work.totals + group * 2, parts, batch.groups * 2, v);
   if (threadIdx.x == 0) {
-    work.of_all[c].weight = v[0];
-    work.of_all[c].cross_entropy = v[1];
+    work.of_all[group].weight = v[0];
+    work.of_all[group].cross_entropy = v[1];
   }
 }
 
@@ -300,8 +304,8 @@ __device__ __forceinline__ void add_samples(Shared<Buckets>& shared, const Batch
                                             const Share& share, int64_t begin, int64_t end,
                                             bool with_totals, bool with_cross_entropy,
                                             Accumulators<float, 1>& edges) {
-  const int64_t of_input = share.c * batch.input.stride.c;
-  const int64_t of_target = share.c * batch.target.stride.c;
+  const int64_t of_input = batch.offset(batch.input.stride, share.group);
+  const int64_t of_target = batch.offset(batch.target.stride, share.group);
   const float pos_weight = positive_weight<float>(batch, share.c);
   int terms = 0;
   for (int64_t s = begin + int64_t{kPack} * threadIdx.x; s < end; s += kPack * kThreads) {
@@ -310,12 +314,12 @@ __device__ __forceinline__ void add_samples(Shared<Buckets>& shared, const Batch
       load_plain<float>(batch, of_input + s, of_target + s, samples, edges.faults);
       add_to_buckets(shared, samples, edges);
     } else {
-      load_samples<kPack>(batch, Position(batch, s), share.c, 1.0f, samples, edges.faults);
+      load_samples<kPack>(batch, Position(batch, share, s), 1.0f, samples, edges.faults);
       add_to_buckets(shared, samples, edges);
       if (with_totals) {
 #pragma unroll
         for (int i = 0; i < kPack; ++i) samples[i].w1 *= pos_weight;
-        edges.add_totals(samples, batch.from_logits, with_cross_entropy);
+        edges.add_totals(batch, samples, with_cross_entropy);
       }
     }
     terms += kPack;
@@ -338,9 +342,9 @@ histogram_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Di
   const int64_t chunks = Buckets::chunks(batch);
   shared.clear();
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    Fixed* histogram = work.histogram + (share.c * chunks + chunk) * 4 * kBuckets;
+    Fixed* histogram = work.histogram + (share.group * chunks + chunk) * 4 * kBuckets;
     Accumulators<float, 1> edges;
-    shared.build(batch, chunk);
+    shared.build(batch, share.c, chunk);
     for (int64_t begin = share.begin; begin < share.end; begin += kRound) {
       const int64_t end = begin + kRound < share.end ? begin + kRound : share.end;
       const int64_t whole = begin + (end - begin) / kPack * kPack;
@@ -356,9 +360,9 @@ histogram_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Di
     if (kPlain && threadIdx.x == 0) edges.totals[0] = static_cast<double>(share.end - share.begin);
     store_sums<1>(batch, division, share, chunk, chunks, edges, work);
   }
-  if (!is_last_block(work.ticket + 1 + share.c, static_cast<unsigned>(division.parts))) return;
-  finish_class(shared, batch, division.parts, share.c, work, result.counts);
-  if (!is_last_block(work.ticket, static_cast<unsigned>(batch.classes))) return;
+  if (!is_last_block(work.ticket + 1 + share.group, static_cast<unsigned>(division.parts))) return;
+  finish_group(shared, batch, division.parts, share.group, work, result.counts);
+  if (!is_last_block(work.ticket, static_cast<unsigned>(batch.groups))) return;
   conclude(batch, work, result);
 }
 

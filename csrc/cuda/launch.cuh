@@ -25,22 +25,24 @@ cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, cudaStream_t s
 
 // What a thread has of its block's share.
 struct Share {
-  int64_t part, first_class, c, begin, end;
-  int row, rows;  // rows of threads, each of which takes one sample, or pack, of every class
-  bool active;    // false beyond the last class
+  int64_t part, first_group, group, begin, end;
+  int64_t sample, c;  // of the group: its place in N with per_sample (otherwise 0), and its class
+  int row, rows;      // rows of threads, each of which takes one sample, or pack, of every group
+  bool active;        // false beyond the last group
 
   __device__ __forceinline__ Share(const Batch& batch, const Division& d)
       : part(blockIdx.x / d.tiles),
-        first_class(blockIdx.x % d.tiles * d.tile),
-        c(first_class + threadIdx.x % d.tile),
+        first_group(blockIdx.x % d.tiles * d.tile),
+        group(first_group + threadIdx.x % d.tile),
         begin(part * d.size),
         end(begin + d.size),
         row(threadIdx.x / d.tile),
         rows(kThreads / d.tile),
-        active(c < batch.classes) {
-    const int64_t samples = batch.n * batch.inner;
-    if (end > samples) end = samples;
-    if (!active) c = 0;
+        active(group < batch.groups) {
+    if (end > batch.samples()) end = batch.samples();
+    if (!active) group = 0;
+    sample = batch.per_sample ? group / batch.classes : 0;
+    c = batch.class_of(group);
   }
 
   // The end of the whole packs of kPack samples.

@@ -12,14 +12,15 @@ struct Lookup {
   Truncation<T> level;
   int32_t middle;  // the first level that is not below tau
 
-  SOFTCM_HD static Lookup make(const Batch& batch, int64_t t, double tau) {
+  SOFTCM_HD static Lookup make(const Batch& batch, int64_t c, int64_t t, double tau) {
     const int64_t levels = static_cast<int64_t>(batch.parameter);
     const double size = batch.parameter;
     int64_t middle = static_cast<int64_t>(tau * size);
     while (middle > 0 && static_cast<double>(middle - 1) / size >= tau) --middle;
     while (middle < levels && static_cast<double>(middle) / size < tau) ++middle;
-    const float* row = batch.table + t * levels;
-    return {row, row + batch.thresholds * levels, Truncation<T>::make(levels),
+    const int64_t rows = batch.threshold_rows(), row = rows == 1 ? 0 : c;
+    const float* h = batch.table + (row * batch.thresholds + t) * levels;
+    return {h, h + rows * batch.thresholds * levels, Truncation<T>::make(levels),
             static_cast<int32_t>(middle)};
   }
 

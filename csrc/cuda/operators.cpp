@@ -10,7 +10,7 @@
 
 #include <tuple>
 
-#include "../problem.h"
+#include "../arguments.h"
 #include "kernels.h"
 
 namespace softcm {
@@ -34,38 +34,11 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
 }
 
-Array array(const Operand& x) {
-  return {x.tensor.const_data_ptr(), x.dtype, x.stride,
-          static_cast<int64_t>(x.tensor.element_size())};
-}
-
 // A small vector, or a scalar, which serves as one that repeats itself.
 Array array(const Tensor& x) {
   const int64_t stride = x.dim() == 0 ? 0 : x.stride(0);
   return {
       x.const_data_ptr(), x.scalar_type(), {0, 0, stride}, static_cast<int64_t>(x.element_size())};
-}
-
-Batch batch_of(const Problem& problem, const Tensor& threshold,
-               const std::optional<Tensor>& pos_weight) {
-  return {problem.n,
-          problem.classes,
-          problem.inner,
-          threshold.numel(),
-          array(problem.input),
-          array(problem.target),
-          problem.weight ? array(*problem.weight) : Array(),
-          array(threshold),
-          pos_weight ? array(*pos_weight) : Array(),
-          problem.contiguous,
-          problem.ignore_index.has_value(),
-          problem.ignore_index.value_or(0),
-          problem.class_indices,
-          problem.gated,
-          problem.from_logits,
-          problem.kind,
-          problem.parameter,
-          problem.table ? problem.table->const_data_ptr<float>() : nullptr};
 }
 
 // Parts of one piece of memory, or, where that is null, no more than their sizes.
@@ -95,26 +68,26 @@ struct Zeros {
 
 // What the blocks leave behind, and which of it has to be 0 when the kernel starts.
 Zeros lay_out(const Batch& batch, Parts& parts, Workspace& work, Counts*& counts) {
-  const int64_t items = batch.classes * batch.thresholds;
-  work.of_all = parts.take<ClassTotals>(batch.classes + 1);
+  const int64_t items = batch.groups * batch.thresholds;
+  work.of_all = parts.take<ClassTotals>(batch.groups + 1);
   work.merged = parts.take<Counts>(batch.thresholds);
   if (counts == nullptr) counts = parts.take<Counts>(items);
   if (!has_buckets(batch)) {
     const Division division = divide(batch);
     work.sums = parts.take(division.parts * items * kSums);
-    work.totals = parts.take(division.parts * batch.classes * 2);
+    work.totals = parts.take(division.parts * batch.groups * 2);
     work.ticket = parts.take<unsigned>(1);
     // One block looks at no ticket.
     return {work.ticket, division.blocks() > 1 ? static_cast<int64_t>(sizeof(unsigned)) : 0};
   }
   const Division division = divide_for_buckets(batch);
-  const int64_t chunks = batch.classes * bucket_chunks(batch);
+  const int64_t chunks = batch.groups * bucket_chunks(batch);
   work.sums = parts.take(division.parts * chunks * kSums);
-  work.totals = parts.take(division.parts * batch.classes * 2);
-  work.running = parts.take(batch.classes * 8 * (kBuckets + 1));
+  work.totals = parts.take(division.parts * batch.groups * 2);
+  work.running = parts.take(batch.groups * 8 * (kBuckets + 1));
   const int64_t before = parts.size();
   work.histogram = parts.take<Fixed>(chunks * 4 * kBuckets);
-  work.ticket = parts.take<unsigned>(1 + batch.classes);
+  work.ticket = parts.take<unsigned>(1 + batch.groups);
   return {work.histogram, (parts.size() - before) * static_cast<int64_t>(sizeof(double))};
 }
 
@@ -143,18 +116,15 @@ Counts* counts_of(Tensor& tensor) {
   return reinterpret_cast<Counts*>(tensor.mutable_data_ptr<double>());
 }
 
-std::tuple<Tensor, Tensor, Tensor> soft_counts(
-    const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
-    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
-    std::string membership, bool from_logits, bool with_cross_entropy) {
+std::tuple<Tensor, Tensor, Tensor> soft_counts(const Arguments& arguments,
+                                               bool with_cross_entropy) {
+  const Tensor& input = arguments.input;
   const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
-  const Batch batch = batch_of(problem, threshold, pos_weight);
-  Tensor counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
-  Tensor totals = empty({batch.classes, 2}, ScalarType::Double, input);
-  Tensor cross_entropy = empty({batch.classes}, ScalarType::Double, input);
+  const Prepared prepared = prepare(arguments);
+  const Batch& batch = prepared.batch;
+  Tensor counts = empty({batch.groups, batch.thresholds, 4}, ScalarType::Double, input);
+  Tensor totals = empty({batch.groups, 3}, ScalarType::Double, input);
+  Tensor cross_entropy = empty({batch.groups}, ScalarType::Double, input);
   Result result{};
   result.counts = counts_of(counts);
   result.totals = totals.mutable_data_ptr<double>();
@@ -163,31 +133,28 @@ std::tuple<Tensor, Tensor, Tensor> soft_counts(
   return {counts, totals, cross_entropy};
 }
 
-Tensor threshold_gradient(const Batch& batch, const Upstream& upstream, const Tensor& device_of,
+Tensor threshold_gradient(const Batch& batch, const Upstream& upstream, const Tensor& threshold,
                           cudaStream_t stream) {
   const int64_t blocks = divide(batch).blocks();
-  Tensor memory = empty({blocks * batch.thresholds + 1}, ScalarType::Double, device_of);
+  Tensor memory = empty({blocks * batch.thresholds + 1}, ScalarType::Double, threshold);
   double* partial = memory.mutable_data_ptr<double>();
   unsigned* ticket = reinterpret_cast<unsigned*>(partial + blocks * batch.thresholds);
   check(cudaMemsetAsync(ticket, 0, sizeof *ticket, stream));
-  Tensor grad = empty({batch.thresholds}, ScalarType::Double, device_of);
+  Tensor grad = empty_float64_like(threshold);
   check(launch_threshold_gradient(batch, upstream, partial, ticket, grad.mutable_data_ptr<double>(),
                                   stream));
   return grad;
 }
 
-std::tuple<Tensor, Tensor> soft_counts_backward(
-    const Tensor& grad_counts, const Tensor& grad_cross_entropy, std::optional<Tensor> grad_loss,
-    const Tensor& input, const Tensor& target, const Tensor& threshold,
-    std::optional<Tensor> weight, std::optional<Tensor> pos_weight, std::optional<Tensor> table,
-    std::optional<int64_t> ignore_index, std::string heaviside, double parameter,
-    std::string membership, bool from_logits, bool threshold_grad) {
+std::tuple<Tensor, Tensor> soft_counts_backward(const Arguments& arguments, Tensor grad_counts,
+                                                Tensor grad_cross_entropy,
+                                                std::optional<Tensor> grad_loss,
+                                                bool threshold_grad) {
+  const Tensor& input = arguments.input;
   const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
-  check_gradients(problem, threshold.numel(), grad_counts, grad_cross_entropy, grad_loss,
-                  threshold_grad);
-  const Batch batch = batch_of(problem, threshold, pos_weight);
+  const Prepared prepared = prepare(arguments);
+  const Batch& batch = prepared.batch;
+  check_gradients(batch, grad_counts, grad_cross_entropy, grad_loss, threshold_grad);
   const Tensor of_counts = to_contiguous(grad_counts);
   const Tensor of_entropy = to_contiguous(grad_cross_entropy);
   const Upstream upstream{reinterpret_cast<const Counts*>(of_counts.const_data_ptr<double>()),
@@ -195,63 +162,51 @@ std::tuple<Tensor, Tensor> soft_counts_backward(
                           grad_loss ? array(*grad_loss) : Array()};
   Tensor grad_input = empty_contiguous_like(input);
   check(launch_gradient(batch, upstream, grad_input.mutable_data_ptr(), device.stream()));
-  Tensor grad_threshold = threshold_grad
-                              ? threshold_gradient(batch, upstream, input, device.stream())
-                              : empty({0}, ScalarType::Double, input);
+  Tensor grad_threshold =
+      threshold_grad ? threshold_gradient(batch, upstream, arguments.threshold, device.stream())
+                     : empty({0}, ScalarType::Double, input);
   return {grad_input, grad_threshold};
 }
 
 using Loss = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// result: the metric and its rule.
-Loss loss_of(const Problem& problem, const Batch& batch, Result result, const Tensor& input,
-             bool with_grad, cudaStream_t stream) {
-  Tensor loss = empty_loss_of(problem, result.rule.average, input);
+// result: the metric.
+Loss loss_of(const LossArguments& loss_arguments, const Arguments& arguments, Result result,
+             bool with_grad) {
+  const Tensor& input = arguments.input;
+  const OnDevice device(input);
+  const Prepared prepared = prepare(arguments);
+  const Batch& batch = prepared.batch;
+  const PreparedRule prepared_rule = prepare_rule(loss_arguments, input, batch);
+  result.rule = prepared_rule.rule;
+  Tensor loss = empty_loss_of(batch, result.rule.average, input);
   Tensor grad_counts = empty({batch.classes, batch.thresholds, 4}, ScalarType::Double, input);
   Tensor grad_entropy = empty({batch.classes}, ScalarType::Double, input);
-  result.loss = {loss.mutable_data_ptr(), problem.float64()};
+  result.loss = {loss.mutable_data_ptr(), batch.float64()};
   result.grad_counts = counts_of(grad_counts);
   result.grad_entropy = grad_entropy.mutable_data_ptr<double>();
   Tensor grad_input =
       with_grad ? empty_contiguous_like(input) : empty({0}, input.scalar_type(), input);
-  run_soft_counts(batch, result.rule.bce_weight != 0, result,
-                  with_grad ? grad_input.mutable_data_ptr() : nullptr, input, stream);
+  run_soft_counts(batch, result.rule.ce_weight != 0, result,
+                  with_grad ? grad_input.mutable_data_ptr() : nullptr, input, device.stream());
   return {loss, grad_counts, grad_entropy, grad_input};
 }
 
-Loss fractional_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
-                     std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
-                     std::optional<Tensor> table, std::optional<int64_t> ignore_index,
-                     std::string heaviside, double parameter, std::string membership,
-                     bool from_logits, const Tensor& metric, bool maximize, std::string average,
-                     double zero_division, double bce_weight, bool with_grad) {
-  const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
+Loss fractional_loss(const LossArguments& loss_arguments, const Arguments& arguments, Tensor metric,
+                     bool with_grad) {
   const Tensor of_metric = to_contiguous(metric);
   STD_TORCH_CHECK(metric.scalar_type() == ScalarType::Double && metric.numel() == 10,
                   "softcm: metric must hold the ten numbers a, a0, b, b0 in float64");
   Result result{};
-  result.rule = {{}, maximize, to_average(average), zero_division, bce_weight};
   result.metric = of_metric.const_data_ptr<double>();
-  return loss_of(problem, batch_of(problem, threshold, pos_weight), result, input, with_grad,
-                 device.stream());
+  return loss_of(loss_arguments, arguments, result, with_grad);
 }
 
-Loss composite_loss(const Tensor& input, const Tensor& target, const Tensor& threshold,
-                    std::optional<Tensor> weight, std::optional<Tensor> pos_weight,
-                    std::optional<Tensor> table, std::optional<int64_t> ignore_index,
-                    std::string heaviside, double parameter, std::string membership,
-                    bool from_logits, std::string metric, bool maximize, std::string average,
-                    double zero_division, double bce_weight, bool with_grad) {
-  const OnDevice device(input);
-  const Problem problem = make_problem(input, target, threshold, weight, pos_weight, table,
-                                       ignore_index, heaviside, parameter, membership, from_logits);
+Loss composite_loss(const LossArguments& loss_arguments, const Arguments& arguments,
+                    std::string metric, bool with_grad) {
   Result result{};
-  result.rule = {{}, maximize, to_average(average), zero_division, bce_weight};
   result.composite = {to_composite(metric)};
-  return loss_of(problem, batch_of(problem, threshold, pos_weight), result, input, with_grad,
-                 device.stream());
+  return loss_of(loss_arguments, arguments, result, with_grad);
 }
 
 Tensor one_vs_rest_logits(const Tensor& input) {
@@ -282,10 +237,10 @@ Tensor one_vs_rest_logits_backward(const Tensor& grad_output, const Tensor& inpu
 STABLE_TORCH_LIBRARY_IMPL(softcm, CUDA, m) {
   m.impl("one_vs_rest_logits", TORCH_BOX(&one_vs_rest_logits));
   m.impl("one_vs_rest_logits_backward", TORCH_BOX(&one_vs_rest_logits_backward));
-  m.impl("soft_counts", TORCH_BOX(&soft_counts));
-  m.impl("soft_counts_backward", TORCH_BOX(&soft_counts_backward));
-  m.impl("fractional_loss", TORCH_BOX(&fractional_loss));
-  m.impl("composite_loss", TORCH_BOX(&composite_loss));
+  m.impl("soft_counts", TORCH_BOX(&Operator<&soft_counts>::call));
+  m.impl("soft_counts_backward", TORCH_BOX(&Operator<&soft_counts_backward>::call));
+  m.impl("fractional_loss", TORCH_BOX(&Operator<&fractional_loss>::call));
+  m.impl("composite_loss", TORCH_BOX(&Operator<&composite_loss>::call));
 }
 
 }  // namespace softcm

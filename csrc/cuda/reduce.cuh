@@ -15,7 +15,7 @@ __device__ __forceinline__ double sum_lanes(double value, int step) {
   return value;
 }
 
-// Over the threads of a block that have the same class: store(value k, class of the tile, sum).
+// Over the threads of a block that have the same group: store(value k, group of the tile, sum).
 // tile: at most kMostTile.
 template <int kMostTile, int kValues, class Store>
 __device__ __forceinline__ void sum_block(const double (&values)[kValues], int tile,

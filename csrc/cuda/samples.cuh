@@ -6,8 +6,8 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "../heaviside.h"
-#include "../layout.h"
 #include "../sample.h"
+#include "launch.cuh"
 
 namespace softcm {
 
@@ -74,10 +74,10 @@ __device__ __forceinline__ void load(const Array& x, int64_t offset, T (&to)[kCo
   load_integer<kCount>(x, offset, to);
 }
 
-// One number of a small vector.
-__device__ __forceinline__ double number(const Array& x, int64_t i) {
+// Number i of a small vector, or of row c of several.
+__device__ __forceinline__ double number(const Array& x, int64_t i, int64_t c = 0) {
   double value[1];
-  load<1>(x, i * x.stride.l, value);
+  load<1>(x, c * x.stride.c + i * x.stride.l, value);
   return value[0];
 }
 
@@ -104,15 +104,16 @@ struct Sample {
   bool counted;
 };
 
-// Where samples stand: (n, l) of sample s is (0, s), but for batches that no one stride runs
-// through.
+// Where a sample of a thread's group stands: (n, l) of sample s is (0, s), but for batches that no
+// one stride runs through.
 struct Position {
-  int64_t n, l;
+  int64_t sample, c, n, l;
 
-  __device__ __forceinline__ Position(const Batch& batch, int64_t s) : n(0), l(s) {
+  __device__ __forceinline__ Position(const Batch& batch, const Share& share, int64_t s)
+      : sample(share.sample), c(share.c), n(0), l(s) {
     if (batch.n == 1) return;
     // 32-bit division takes a third of the time.
-    if (batch.n * batch.inner <= 0xffffffff) {
+    if (batch.samples() <= 0xffffffff) {
       const uint32_t small = static_cast<uint32_t>(s), inner = static_cast<uint32_t>(batch.inner);
       n = small / inner;
       l = small % inner;
@@ -122,21 +123,23 @@ struct Position {
     }
   }
 
-  __device__ __forceinline__ int64_t offset(const Strides& stride, int64_t c) const {
-    return n * stride.n + c * stride.c + l * stride.l;
+  __device__ __forceinline__ int64_t offset(const Strides& stride) const {
+    return sample * stride.sample + n * stride.n + c * stride.c + l * stride.l;
   }
 };
 
 // Labels, which of them count, and whether one is out of range.
 template <int kCount, class T>
-__device__ __forceinline__ void load_labels(const Batch& batch, int64_t offset, int64_t c,
+__device__ __forceinline__ void load_labels(const Batch& batch, const Position& at,
                                             T (&label)[kCount], bool (&counted)[kCount],
                                             bool& fault) {
+  const int64_t offset = at.offset(batch.target.stride);
   if (is_floating(batch.target.dtype)) {
     load_floating<kCount>(batch.target, offset, label);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      counted[i] = !(batch.ignore && label[i] == static_cast<T>(batch.ignore_index));
+      counted[i] = !(batch.ignore && label[i] == static_cast<T>(batch.ignore_index)) &&
+                   !(batch.ignore_nan && label[i] != label[i]);
       fault = fault || (counted[i] && !(label[i] >= T(0) && label[i] <= T(1)));
     }
     return;
@@ -144,27 +147,29 @@ __device__ __forceinline__ void load_labels(const Batch& batch, int64_t offset, 
   int64_t number[kCount];
   load_integer<kCount>(batch.target, offset, number);
   const int64_t high = batch.class_indices ? batch.classes - 1 : 1;
+  // No sample of an ignored class counts, but the values of the other classes must be right.
+  const bool ignores_class = batch.ignore && batch.class_indices && at.c == batch.ignore_index;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     counted[i] = !(batch.ignore && number[i] == batch.ignore_index);
     fault = fault || (counted[i] && static_cast<uint64_t>(number[i]) > static_cast<uint64_t>(high));
-    label[i] = batch.class_indices ? (number[i] == c ? T(1) : T(0)) : static_cast<T>(number[i]);
+    counted[i] = counted[i] && !ignores_class;
+    label[i] = batch.class_indices ? (number[i] == at.c ? T(1) : T(0)) : static_cast<T>(number[i]);
   }
 }
 
-// Samples s, s + 1, ... of class c; more than one only where they are neighbours in memory.
+// The samples from a position on; more than one only where they are neighbours in memory.
 template <int kCount, class T>
-__device__ __forceinline__ void load_samples(const Batch& batch, const Position& at, int64_t c,
-                                             T pos_weight, Sample<T> (&to)[kCount],
-                                             Faults& faults) {
+__device__ __forceinline__ void load_samples(const Batch& batch, const Position& at, T pos_weight,
+                                             Sample<T> (&to)[kCount], Faults& faults) {
   T x[kCount], label[kCount], weight[kCount];
   bool counted[kCount];
-  load_floating<kCount>(batch.input, at.offset(batch.input.stride, c), x);
-  load_labels<kCount>(batch, at.offset(batch.target.stride, c), c, label, counted, faults.target);
+  load_floating<kCount>(batch.input, at.offset(batch.input.stride), x);
+  load_labels<kCount>(batch, at, label, counted, faults.target);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) weight[i] = T(1);
   if (batch.weight.data != nullptr) {
-    load<kCount>(batch.weight, at.offset(batch.weight.stride, c), weight);
+    load<kCount>(batch.weight, at.offset(batch.weight.stride), weight);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const bool finite = weight[i] - weight[i] == T(0);
@@ -183,7 +188,13 @@ __device__ __forceinline__ void load_samples(const Batch& batch, const Position&
   }
 }
 
-// The same for probabilities and float labels of one dtype, with no other option set.
+// The negative row's weight in the cross-entropy: that of a softmax has no such row.
+template <class T>
+__device__ __forceinline__ T entropy_weight_of_negative(const Batch& batch, const Sample<T>& x) {
+  return batch.class_indices ? T(0) : x.w0;
+}
+
+// load_samples() for probabilities and float labels of one dtype, with no other option set.
 template <class In, int kCount, class T>
 __device__ __forceinline__ void load_plain(const Batch& batch, int64_t input_offset,
                                            int64_t target_offset, Sample<T> (&to)[kCount],

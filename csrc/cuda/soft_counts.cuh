@@ -60,15 +60,16 @@ struct Accumulators {
   }
 
   template <int kPack>
-  __device__ __forceinline__ void add_totals(const Sample<T> (&samples)[kPack], bool from_logits,
+  __device__ __forceinline__ void add_totals(const Batch& batch, const Sample<T> (&samples)[kPack],
                                              bool with_cross_entropy) {
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       const Sample<T>& x = samples[i];
       of_sample[0] += x.weight;
       if (!with_cross_entropy) continue;
-      of_sample[1] += from_logits ? cross_entropy_of_logit(x.z, x.w1, x.w0)
-                                  : cross_entropy_of_probability(x.p, x.q, x.w1, x.w0);
+      const T w0 = entropy_weight_of_negative(batch, x);
+      of_sample[1] += batch.from_logits ? cross_entropy_of_logit(x.z, x.w1, w0)
+                                        : cross_entropy_of_probability(x.p, x.q, x.w1, w0);
     }
   }
 
@@ -79,17 +80,17 @@ struct Accumulators {
   }
 };
 
-__device__ __forceinline__ double threshold_at(const Batch& batch, int64_t t) {
-  const double tau = number(batch.threshold, t);
+__device__ __forceinline__ double threshold_at(const Batch& batch, int64_t c, int64_t t) {
+  const double tau = number(batch.threshold, t, c);
   if (!(tau > 0 && tau < 1)) SOFTCM_FAIL("softcm: threshold must lie in (0, 1)");
   return tau;
 }
 
 template <class T, class H>
-__device__ __forceinline__ H make_heaviside(const Batch& batch, int64_t t) {
-  const double tau = threshold_at(batch, t);
+__device__ __forceinline__ H make_heaviside(const Batch& batch, int64_t c, int64_t t) {
+  const double tau = threshold_at(batch, c, t);
   if constexpr (std::is_same_v<H, Lookup<T>>) {
-    return H::make(batch, t, tau);
+    return H::make(batch, c, t, tau);
   } else {
     return H::make(tau, batch.parameter);
   }
@@ -105,7 +106,7 @@ __device__ __forceinline__ T positive_weight(const Batch& batch, int64_t c) {
   return static_cast<T>(weight);
 }
 
-// Samples begin ... end - 1 of a thread's class; totals belong to the first group of thresholds.
+// Samples begin ... end - 1 of a thread's group; totals belong to the first kGroup thresholds.
 template <int kPack, class T, class H, int kGroup>
 __device__ __forceinline__ void sum_samples(const Batch& batch, const Share& share, int64_t begin,
                                             int64_t end, bool with_totals, bool with_cross_entropy,
@@ -116,10 +117,9 @@ __device__ __forceinline__ void sum_samples(const Batch& batch, const Share& sha
   int terms = 0;
   for (int64_t s = begin + int64_t{kPack} * share.row; s < end; s += step) {
     Sample<T> samples[kPack];
-    load_samples<kPack>(batch, Position(batch, s), share.c, pos_weight, samples,
-                        accumulators.faults);
+    load_samples<kPack>(batch, Position(batch, share, s), pos_weight, samples, accumulators.faults);
     accumulators.add(h, samples);
-    if (with_totals) accumulators.add_totals(samples, batch.from_logits, with_cross_entropy);
+    if (with_totals) accumulators.add_totals(batch, samples, with_cross_entropy);
     terms += kPack;
     if (terms == kTerms) {
       accumulators.flush_all();
@@ -129,26 +129,26 @@ __device__ __forceinline__ void sum_samples(const Batch& batch, const Share& sha
   accumulators.flush_all();
 }
 
-// Adds up a block's sums for items first, first + 1, ... of the count that a class has, such as
+// Adds up a block's sums for items first, first + 1, ... of the count that a group has, such as
 // thresholds, and leaves them in the workspace.
 template <int kMostTile = kTile, class T, int kGroup>
 __device__ __forceinline__ void store_sums(const Batch& batch, const Division& division,
                                            const Share& share, int64_t first, int64_t count,
                                            Accumulators<T, kGroup>& accumulators,
                                            const Workspace& work) {
-  const int64_t of_part = share.part * batch.classes + share.first_class;
-  const int64_t classes_left = batch.classes - share.first_class;
+  const int64_t of_part = share.part * batch.groups + share.first_group;
+  const int64_t groups_left = batch.groups - share.first_group;
 #pragma unroll
   for (int g = 0; g < kGroup; ++g) {
     if (first + g >= count) break;
-    sum_block<kMostTile>(accumulators.sums[g], division.tile, [&](int k, int c, double sum) {
-      const int64_t item = (of_part + c) * count + first + g;
-      if (c < classes_left) work.sums[item * kSums + k] = sum;
+    sum_block<kMostTile>(accumulators.sums[g], division.tile, [&](int k, int of_tile, double sum) {
+      const int64_t item = (of_part + of_tile) * count + first + g;
+      if (of_tile < groups_left) work.sums[item * kSums + k] = sum;
     });
   }
   if (first > 0) return;
-  sum_block<kMostTile>(accumulators.totals, division.tile, [&](int k, int c, double sum) {
-    if (c < classes_left) work.totals[(of_part + c) * 2 + k] = sum;
+  sum_block<kMostTile>(accumulators.totals, division.tile, [&](int k, int of_tile, double sum) {
+    if (of_tile < groups_left) work.totals[(of_part + of_tile) * 2 + k] = sum;
   });
 }
 
@@ -161,9 +161,9 @@ __device__ __forceinline__ void sum_share(const Batch& batch, const Division& di
   __shared__ Group<H<T>, kGroup> shared;
   for (int64_t first = 0; first < batch.thresholds; first += kGroup) {
     if (threadIdx.x < kGroup) {
-      // A group that is not full repeats the last threshold, and forgets its sums.
+      // Where fewer than kGroup are left, the last one repeats, and its sums are forgotten.
       const int64_t t = first + threadIdx.x, last = batch.thresholds - 1;
-      shared.value[threadIdx.x] = make_heaviside<T, H<T>>(batch, t < last ? t : last);
+      shared.value[threadIdx.x] = make_heaviside<T, H<T>>(batch, share.c, t < last ? t : last);
     }
     __syncthreads();
     const Group<H<T>, kGroup> group = shared;
@@ -192,7 +192,7 @@ soft_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__ 
   if (is_last_block(work.ticket, gridDim.x)) finish_batch(batch, division.parts, work, result);
 }
 
-// Probabilities and labels of one floating dtype In, each in one run of memory for a class, at one
+// Probabilities and labels of one floating dtype In, each in one run of memory for a group, at one
 // threshold, with no other option set.
 template <template <class> class H, class In>
 SOFTCM_KERNEL(2)
@@ -200,13 +200,13 @@ plain_counts_kernel(const __grid_constant__ Batch batch, const __grid_constant__
                     const __grid_constant__ Workspace work, const __grid_constant__ Result result) {
   constexpr int kPack = 16 / sizeof(In), kPacks = kTerms / kPack;
   __shared__ H<float> shared;
-  if (threadIdx.x == 0) shared = make_heaviside<float, H<float>>(batch, 0);
+  const Share share(batch, division);
+  if (threadIdx.x == 0) shared = make_heaviside<float, H<float>>(batch, share.c, 0);
   __syncthreads();
   const H<float> h[1] = {shared};
-  const Share share(batch, division);
   Accumulators<float, 1> accumulators;
-  const int64_t of_input = share.c * batch.input.stride.c;
-  const int64_t of_target = share.c * batch.target.stride.c;
+  const int64_t of_input = batch.offset(batch.input.stride, share.group);
+  const int64_t of_target = batch.offset(batch.target.stride, share.group);
   const int64_t step = int64_t{kThreads} * kPack;
   int64_t s = share.begin + threadIdx.x * kPack;
   // All loads of a round come first, as many as the memory's latency asks for.
