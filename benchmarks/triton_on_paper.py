@@ -44,11 +44,17 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], torch.dtype, dict[str, Any]]] = {
         torch.float32,
         {"heaviside": softcm.Sigmoid(), "from_logits": True},
     ),
-    "logits, entropy": ((N,), torch.float32, {"from_logits": True, "bce_weight": 0.3}),
+    "logits, entropy": ((N,), torch.float32, {"from_logits": True, "ce_weight": 0.3}),
     "bfloat16": ((N,), torch.bfloat16, {}),
     "9 thresholds": ((N,), torch.float32, {"threshold": TENTHS}),
     "table": ((N,), torch.float32, {"heaviside": softcm.Table()}),
     "10 classes": ((N, 10), torch.float32, {"from_logits": True}),
+    "thresholds of classes": (
+        (N, 10),
+        torch.float32,
+        {"from_logits": True, "threshold": torch.linspace(0.1, 0.9, 10).unsqueeze(1)},
+    ),
+    "per sample": ((64, 3, 4096), torch.float32, {"per_sample": True}),
 }
 
 
@@ -134,7 +140,7 @@ def describe(problem: str, target: str, kernel: Any, constants: dict[str, Any]) 
     a_thread = constants["S"] * constants["C"] / THREADS
     read = _read_nvidia if target.startswith("sm") else _read_amd
     registers, spilled, code = read(kernel)
-    hot = _first_loop_with_loads(code) if "GROUP" in constants else code
+    hot = _first_loop_with_loads(code) if "THRESHOLDS" in constants else code
     return Row(
         problem,
         target,
@@ -142,7 +148,7 @@ def describe(problem: str, target: str, kernel: Any, constants: dict[str, Any]) 
         registers,
         spilled,
         len(code),
-        round(len(hot) / a_thread / constants.get("GROUP", 1), 1),
+        round(len(hot) / a_thread / constants.get("THRESHOLDS", 1), 1),
         _load_bits(hot),
         "softcm: " in kernel.asm["ttir"],
     )

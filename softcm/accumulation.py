@@ -31,7 +31,7 @@ class GradientAccumulation:
     :meth:`loss` sums the counts over the processes. Under DistributedDataParallel every backward
     pass but the last belongs into ``no_sync()``.
 
-    An object serves one batch: make a new one for each step. It keeps 4 C T + 3 C numbers.
+    An object serves one batch: make a new one for each step. It keeps 4 C T + 4 C numbers.
 
     Args:
         loss: a loss module of softcm, with any options.
@@ -109,6 +109,6 @@ def _check_part(part: Tensor, sums: Tensor) -> None:
     if part.shape != sums.shape or part.device != sums.device:
         raise ValueError(
             "input and threshold must have the classes, thresholds and device of the first "
-            f"micro-batch: it has {sums.shape[0]} classes and {sums.shape[1] // 4} thresholds on "
-            f"{sums.device}, this one {part.shape[0]} and {part.shape[1] // 4} on {part.device}"
+            f"micro-batch: its sums have shape {tuple(sums.shape)} on {sums.device}, those of this "
+            f"one {tuple(part.shape)} on {part.device}"
         )

@@ -5,21 +5,28 @@ extension, or that of the Triton kernels.
 """
 
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _extension, metrics, reference, triton_ops
-from .inputs import Batch, accumulation_dtype, constant, number_of_classes
+from .inputs import (
+    THRESHOLD_OF_LOGITS,
+    Batch,
+    accumulation_dtype,
+    class_indices,
+    constant,
+    number_of_classes,
+)
 from .metrics import LinearFractional
-from .reference import Counts
+from .reference import Counts, LossRule
 from .values import target_hint
 
 # Up to this size the forward pass writes the gradient too, which saves the backward pass a call.
 # Beyond it, keeping a gradient until it is asked for would cost memory and save nothing.
 GRADIENT_IN_FORWARD = 16_384
+TENSORS = 6  # with which a Batch begins
 NAMESPACES = {"native": "softcm", "triton": triton_ops.NAMESPACE}
 # The metrics that the compiled ``composite_loss`` knows, by the names that it has for them.
 COMPOSITE = {
@@ -43,41 +50,28 @@ class _Together(threading.local):
 together = _Together()
 
 
-class Rule(NamedTuple):
-    """How a sample becomes a row of eq. (3): the arguments that every operator ends with."""
-
-    ignore_index: int | None
-    heaviside: str
-    parameter: float
-    membership: str
-    from_logits: bool
-
-
-class LossRule(NamedTuple):
-    """From counts to a loss: the further arguments of the fused losses and `reference.loss`."""
-
-    metric: Callable[..., Tensor]
-    maximize: bool
-    average: str
-    zero_division: float
-    bce_weight: float
-
-
-def soft_counts(batch: Batch, rule: Rule, with_cross_entropy: bool, namespace: str) -> Counts:
+def soft_counts(batch: Batch, with_cross_entropy: bool, namespace: str) -> Counts:
     """Counts of a batch by the kernels, differentiable in input and threshold."""
-    return Counts(*_SoftCounts.apply(*batch.tensors, rule, with_cross_entropy, namespace))
+    return Counts(
+        *_SoftCounts.apply(*batch[:TENSORS], batch[TENSORS:], with_cross_entropy, namespace)
+    )
 
 
-def is_fused(metric: Callable[..., Tensor], served_by: str) -> bool:
-    """Whether one operator goes from the batch to the loss of a metric."""
-    if isinstance(metric, LinearFractional):
+def is_fused(batch: Batch, rule: LossRule, served_by: str) -> bool:
+    """Whether one operator goes from the batch to the loss."""
+    if batch.threshold.requires_grad or batch.per_sample or rule.average == "multiclass":
+        return False
+    # There the cross-entropy is that of the samples, and each class's loss has all of it.
+    if rule.average == "none" and rule.ce_weight > 0 and class_indices(batch.input, batch.target):
+        return False
+    if isinstance(rule.metric, LinearFractional):
         return served_by != "reference"
-    return served_by == "native" and metric in COMPOSITE
+    return served_by == "native" and rule.metric in COMPOSITE
 
 
-def fused_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) -> Tensor:
+def fused_loss(batch: Batch, rule: LossRule, namespace: str) -> Tensor:
     """Loss of a metric that the kernels know, differentiable in input."""
-    metric = loss_rule.metric
+    metric = rule.metric
     # Made here and not in the Function: torch.compile has to see its numbers outside of that.
     known = (
         constant(metric.coefficients, batch.input.device)
@@ -85,7 +79,7 @@ def fused_loss(batch: Batch, rule: Rule, loss_rule: LossRule, namespace: str) ->
         else COMPOSITE[metric]
     )
     # Autograd looks at each argument: those without a gradient go as one.
-    loss = _FusedLoss.apply(batch.input, batch.tensors[1:], known, rule, loss_rule, namespace)
+    loss = _FusedLoss.apply(batch.input, batch[1:], known, rule, namespace)
     if together.asked:
         together.loss, together.input = loss, batch.input
     return loss
@@ -122,15 +116,15 @@ class _SoftCounts(torch.autograd.Function):
         weight: Tensor | None,
         pos_weight: Tensor | None,
         table: Tensor | None,
-        rule: Rule,
+        others: tuple[Any, ...],
         with_cross_entropy: bool,
         namespace: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        batch = (input, target, threshold, weight, pos_weight, table)
-        ctx.save_for_backward(*batch)
-        ctx.rule, ctx.with_cross_entropy, ctx.namespace = rule, with_cross_entropy, namespace
+        batch = Batch(input, target, threshold, weight, pos_weight, table, *others)
+        _save(ctx, batch)
+        ctx.with_cross_entropy, ctx.namespace = with_cross_entropy, namespace
         operator = getattr(torch.ops, namespace).soft_counts.default
-        counts, totals, cross_entropy = _call(operator, *batch, *rule, with_cross_entropy)
+        counts, totals, cross_entropy = _call(operator, batch, with_cross_entropy)
         ctx.mark_non_differentiable(totals)
         return counts, totals, cross_entropy
 
@@ -138,23 +132,21 @@ class _SoftCounts(torch.autograd.Function):
     def backward(
         ctx: Any, grad_counts: Tensor, _: Tensor, grad_cross_entropy: Tensor
     ) -> tuple[Tensor | None, ...]:
-        batch = ctx.saved_tensors
+        batch, _rest = _saved(ctx)
         if _is_differentiated():
-            counts = _reference_counts(batch, ctx.rule, ctx.with_cross_entropy)
+            counts = reference.soft_counts(batch, ctx.with_cross_entropy)
             outputs = (counts.counts, counts.cross_entropy)
-            grads = _gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy))
-            return *grads, None, None, None
+            return _gradients(ctx, outputs, batch, (grad_counts, grad_cross_entropy))
         grad_input, grad_threshold = _call(
             getattr(torch.ops, ctx.namespace).soft_counts_backward.default,
-            grad_counts,
-            grad_cross_entropy,
-            None,
-            *batch,
-            *ctx.rule,
+            batch,
+            *(grad_counts, grad_cross_entropy, None),
             ctx.needs_input_grad[2],
         )
-        of_threshold = grad_threshold.to(batch[2].dtype) if ctx.needs_input_grad[2] else None
-        return grad_input, None, of_threshold, None, None, None, None, None, None
+        of_threshold = None
+        if ctx.needs_input_grad[2]:
+            of_threshold = grad_threshold.to(batch.threshold.dtype)
+        return grad_input, None, of_threshold, *(None,) * 6
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -162,13 +154,12 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         input: Tensor,
-        others: tuple[Tensor | None, ...],
+        others: tuple[Any, ...],
         known: Tensor | str,
-        rule: Rule,
-        loss_rule: LossRule,
+        rule: LossRule,
         namespace: str,
     ) -> Tensor:
-        batch = (input, *others)
+        batch = Batch(input, *others)
         # Not in half precision: there the gradient may be too small to be kept before a gradient
         # scaler's factor, part of grad_loss, has been applied. Nor in a graph, which is to serve
         # every size. Nor by Triton: the later multiplication costs as much as the launch it saves.
@@ -178,44 +169,52 @@ class _FusedLoss(torch.autograd.Function):
             and ctx.needs_input_grad[0]
             and input.numel() <= GRADIENT_IN_FORWARD
             and input.dtype == accumulation_dtype(input.dtype)
-            and loss_rule.average != "none"
+            and rule.average != "none"
         )
         name = "composite_loss" if isinstance(known, str) else "fractional_loss"
         loss, *partials, grad_input = _call(
             getattr(getattr(torch.ops, namespace), name).default,
-            *batch,
-            *rule,
+            batch,
+            *rule[1:],
             known,
-            *loss_rule[1:],
             ctx.with_grad or together.asked,
         )
         if together.asked:
             together.grad = grad_input
-        ctx.save_for_backward(*batch, *((grad_input,) if ctx.with_grad else partials))
-        ctx.rule, ctx.loss_rule, ctx.namespace = rule, loss_rule, namespace
+        rest = (grad_input,) if ctx.with_grad else partials
+        _save(ctx, batch, rule.class_weight, *rest)
+        ctx.rule, ctx.namespace = rule._replace(class_weight=None), namespace
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: a checkpoint hands out each tensor a single time
-        batch, partials = saved[:6], saved[6:]
+        batch, (class_weight, *partials) = _saved(ctx)
         if _is_differentiated():
-            counts = _reference_counts(batch, ctx.rule, ctx.loss_rule.bce_weight > 0)
-            loss = reference.loss(counts, *ctx.loss_rule).to(grad_loss.dtype)
-            (grad_input,) = torch.autograd.grad(loss, batch[:1], grad_loss, create_graph=True)
-            return grad_input, None, None, None, None, None
+            rule = ctx.rule._replace(class_weight=class_weight)
+            counts = reference.soft_counts(batch, rule.ce_weight > 0)
+            softmax = class_indices(batch.input, batch.target)
+            classes = number_of_classes(batch.input)
+            loss = reference.loss(counts, rule, classes, softmax, batch.per_sample)
+            (grad_input,) = torch.autograd.grad(
+                loss.to(grad_loss.dtype), batch.input, grad_loss, create_graph=True
+            )
+            return grad_input, None, None, None, None
         if ctx.with_grad:
             grad_input = partials[0] * grad_loss
         else:
-            grad_input, _ = _call(
-                getattr(torch.ops, ctx.namespace).soft_counts_backward.default,
-                *partials,
-                grad_loss,
-                *batch,
-                *ctx.rule,
-                False,
-            )
-        return grad_input, None, None, None, None, None
+            operator = getattr(torch.ops, ctx.namespace).soft_counts_backward.default
+            grad_input, _ = _call(operator, batch, *partials, grad_loss, False)
+        return grad_input, None, None, None, None
+
+
+def _save(ctx: Any, batch: Batch, *rest: Tensor | None) -> None:
+    ctx.save_for_backward(*batch[:TENSORS], *rest)
+    ctx.others = batch[TENSORS:]
+
+
+def _saved(ctx: Any) -> tuple[Batch, tuple[Any, ...]]:
+    saved = ctx.saved_tensors  # once: a checkpoint hands out each tensor a single time
+    return Batch(*saved[:TENSORS], *ctx.others), saved[TENSORS:]
 
 
 def _is_differentiated() -> bool:
@@ -223,41 +222,32 @@ def _is_differentiated() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def _reference_counts(
-    batch: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None],
-    rule: Rule,
-    with_cross_entropy: bool,
-) -> Counts:
-    return reference.soft_counts(*batch, *rule, with_cross_entropy)
-
-
 def _gradients(
-    ctx: Any,
-    outputs: tuple[Tensor, ...],
-    batch: tuple[Tensor | None, ...],
-    grads: tuple[Tensor, ...],
+    ctx: Any, outputs: tuple[Tensor, ...], batch: Batch, grads: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients in the six tensors of a batch that can be differentiated again."""
-    wanted = [x for x in batch if x is not None and x.requires_grad]
+    """Gradients in input and threshold that can be differentiated again, for every argument."""
+    wanted = [x for x in (batch.input, batch.threshold) if x.requires_grad]
     recorded = [(y, g) for y, g in zip(outputs, grads, strict=True) if y.requires_grad]
     ends, their_grads = zip(*recorded, strict=True)
     found = iter(torch.autograd.grad(ends, wanted, their_grads, create_graph=True))
-    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:6])
+    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
 
 
-def _call(operator: Any, *args: Any) -> tuple[Tensor, ...]:
+def _call(operator: Any, batch: Batch, *args: Any) -> tuple[Tensor, ...]:
     """Call an operator; what it says of a bad value becomes a ValueError."""
     if torch.compiler.is_compiling():
-        return _call_in_graph(operator, *args)
+        return _call_in_graph(operator, *batch, *args)
     try:
-        return operator(*args)
+        return operator(*batch, *args)
     except RuntimeError as error:
         message = str(error)
         if "softcm: " not in message:
             raise
         text = message.split("softcm: ", 1)[1].splitlines()[0]
-    if text.startswith("target must"):  # which a forward pass says, of its first two arguments
-        text += target_hint(args[0], args[1], args[6])
+    if text.startswith("target must"):
+        text += target_hint(batch)
+    if text.startswith("threshold must") and batch.from_logits:
+        text += THRESHOLD_OF_LOGITS
     raise ValueError(text)
 
 
@@ -293,6 +283,12 @@ def _define_overload_of_tensors(library: torch.library.Library, operator: Any, f
     torch.library.register_fake(f"{library.ns}::{overload}", fake, lib=library)
 
 
+def _groups(batch: Batch) -> int:
+    """The number of groups that have counts of their own."""
+    classes = number_of_classes(batch.input)
+    return batch.input.shape[0] * classes if batch.per_sample else classes
+
+
 LIBRARIES = []  # which end with their objects
 for _namespace in NAMESPACES.values():
     if _namespace == NAMESPACES["native"] and not _extension.LOADED:
@@ -300,40 +296,31 @@ for _namespace in NAMESPACES.values():
     LIBRARIES.append(torch.library.Library(_namespace, "FRAGMENT"))
 
     @torch.library.register_fake(f"{_namespace}::soft_counts")
-    def _soft_counts_fake(
-        input: Tensor, target: Tensor, threshold: Tensor, *_: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        classes = number_of_classes(input)
-        sizes = (classes, threshold.numel(), 4), (classes, 2), (classes,)
+    def _soft_counts_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        batch = Batch(*args[: len(Batch._fields)])
+        groups, thresholds = _groups(batch), batch.threshold.shape[-1]
+        sizes = (groups, thresholds, 4), (groups, 3), (groups,)
         counts, totals, cross_entropy = (
-            input.new_empty(size, dtype=torch.float64) for size in sizes
+            batch.input.new_empty(size, dtype=torch.float64) for size in sizes
         )
         return counts, totals, cross_entropy
 
     @torch.library.register_fake(f"{_namespace}::soft_counts_backward")
-    def _soft_counts_backward_fake(
-        grad_counts: Tensor,
-        grad_cross_entropy: Tensor,
-        grad_loss: Tensor | None,
-        input: Tensor,
-        target: Tensor,
-        threshold: Tensor,
-        *rest: Any,
-    ) -> tuple[Tensor, Tensor]:
-        threshold_grad = rest[-1]
-        grad_input = torch.empty_like(input, memory_format=torch.contiguous_format)
-        thresholds = threshold.numel() if threshold_grad else 0
-        return grad_input, input.new_empty(thresholds, dtype=torch.float64)
+    def _soft_counts_backward_fake(*args: Any) -> tuple[Tensor, Tensor]:
+        batch, threshold_grad = Batch(*args[: len(Batch._fields)]), args[-1]
+        grad_input = torch.empty_like(batch.input, memory_format=torch.contiguous_format)
+        size = batch.threshold.shape if threshold_grad else (0,)
+        return grad_input, batch.input.new_empty(size, dtype=torch.float64)
 
     @torch.library.register_fake(f"{_namespace}::fractional_loss")
-    def _fused_loss_fake(
-        input: Tensor, target: Tensor, threshold: Tensor, *rest: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        average, with_grad = rest[-4], rest[-1]
-        classes = number_of_classes(input)
-        shape = (classes,) if average == "none" else ()
+    def _fused_loss_fake(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        batch, own = Batch(*args[: len(Batch._fields)]), args[len(Batch._fields) :]
+        rule, with_grad = LossRule(None, *own[:-2]), own[-1]  # type: ignore[arg-type]
+        input, classes = batch.input, number_of_classes(batch.input)
+        shape = (classes,) if rule.average == "none" else ()
         loss = input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
-        grad_counts = input.new_empty((classes, threshold.numel(), 4), dtype=torch.float64)
+        size = (classes, batch.threshold.shape[-1], 4)
+        grad_counts = input.new_empty(size, dtype=torch.float64)
         grad_cross_entropy = input.new_empty(classes, dtype=torch.float64)
         grad_input = torch.empty_like(
             input if with_grad else input.new_empty(0), memory_format=torch.contiguous_format

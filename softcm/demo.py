@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import softcm
-from softcm.confusion import MEMBERSHIPS
 from softcm.demo_data import Data, DemoError, Part, Split, load_digits, load_file, split
+from softcm.options import MEMBERSHIPS
 
 INSTALL = "pip install 'softcm[demo]'"
 # The paper gives no rate. With 0.2 every loss, BCE too, does better than with 0.5.
@@ -91,11 +91,11 @@ def make_losses(options: argparse.Namespace) -> dict[str, Loss]:
         heaviside=HEAVISIDES[options.heaviside],
         membership=options.membership,
     )
-    weight = options.bce_weight
+    weight = options.ce_weight
     return {
         "BCE": binary_cross_entropy_with_logits,
         "F1": f1,
-        f"F1 + {weight:g} BCE": partial(f1, bce_weight=weight),
+        f"F1 + {weight:g} BCE": partial(f1, ce_weight=weight),
     }
 
 
@@ -315,7 +315,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--lr", type=positive, metavar="RATE", default=0.001, help="learning rate of Adam" + default
     )
     add(
-        "--bce-weight",
+        "--ce-weight",
         type=positive,
         metavar="WEIGHT",
         default=0.3,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from . import inputs
-from .autograd import Rule
-from .confusion import check_membership, count, prepare
+from .confusion import count, prepare
 from .heaviside import Step
+from .options import Options, TensorOptions
 
 if TYPE_CHECKING:
     from .modules import Loss
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BAND = 0.2
 # Predictions are piled up there if so large a share of the positives, and of the negatives, is.
 PILE = 0.75
+# From so many classes on it says that most of them have no positive.
+MANY_CLASSES = 8
 # Of one label so many samples must be there before it says anything that none is predicted.
 MISSED = 10
 # A loss module looks at one in so many batches, and warns of a sign seen at so many of ten looks:
@@ -48,7 +50,7 @@ def diagnose(
     threshold: float | Tensor = 0.5,
     membership: str = "soft",
     weight: Tensor | None = None,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     from_logits: bool = False,
 ) -> tuple[str, ...]:
     """Signs that training goes wrong, in sentences with numbers; empty if there are none.
@@ -62,6 +64,7 @@ def diagnose(
       eq. (3) have a spurious optimum. That is also how an untrained network may look;
     - the same prediction for all samples, though there are ten or more of the other label;
     - no positive sample;
+    - most classes without a positive, as where a mask (N, H, W) is taken for H classes;
     - logits that all lie in [0, 1], as if a sigmoid had been applied already.
 
     Args: those of the loss, as of :func:`softcm.f1_loss`. Classes are taken together, and with
@@ -70,31 +73,27 @@ def diagnose(
     Raises:
         TypeError, ValueError: as :func:`softcm.confusion_matrix`.
     """
-    check_membership(membership)
-    inputs.check_bool("from_logits", from_logits)
-    signs = _signs(input, target, threshold, membership, weight, ignore_index, from_logits)
-    return tuple(map(str, signs.values()))
+    options = Options(membership=membership, ignore_index=ignore_index, from_logits=from_logits)
+    tensors = TensorOptions(threshold=threshold, weight=weight)
+    return tuple(map(str, _signs(input, target, options, tensors).values()))
 
 
 @torch.no_grad()
 def _signs(
-    input: Tensor,
-    target: Tensor,
-    threshold: inputs.Threshold,
-    membership: str,
-    weight: Tensor | None,
-    ignore_index: int | None,
-    from_logits: bool,
+    input: Tensor, target: Tensor, options: Options, tensors: TensorOptions
 ) -> dict[str, Sign]:
     inputs.check_input(input, target)
-    taus = inputs.threshold_tensor(threshold, input.device).tolist()
+    membership, from_logits = options.membership, options.from_logits
+    threshold = inputs.threshold_tensor(tensors.threshold, input, from_logits)
+    taus = threshold.reshape(-1).tolist()
     tau, one = taus[0], len(taus) == 1
     low = tau - BAND * min(tau, 1 - tau)
-    grid = (low, tau) if one and 0 < tau < 1 else taus
-    rule = Rule(ignore_index, Step.kind, Step.parameter, "gated", from_logits)
-    batch, served_by = prepare(input, target, grid, Step(), weight, None, rule, "auto")
-    # Hard counts (T, 4), of all classes together.
-    counts = count(batch, rule, served_by).counts.sum(0).tolist()
+    grid = (low, tau) if one and 0 < tau < 1 else threshold
+    tensors = TensorOptions(threshold=grid, weight=tensors.weight)
+    batch, served_by = prepare(input, target, options, tensors, Step())
+    # Hard counts (C, T, 4), and of all classes together (T, 4).
+    of_classes = count(batch, served_by).counts
+    counts = of_classes.sum(0).tolist()
     (tp, fn, fp, tn), (tp_above, fn_below, fp_above, tn_below) = counts[0], counts[-1]
     positives, negatives = tp + fn, fp + tn
     signs: dict[str, Sign] = {}
@@ -105,6 +104,8 @@ def _signs(
             "sampler that puts positives into each, such as "
             "torch.utils.data.WeightedRandomSampler.",
         )
+    if positives > 0 and not inputs.class_indices(input, target):
+        signs |= _sign_of_classes(input, of_classes[:, 0, :2].sum(-1))
     # What membership="soft", eq. (3), has a part in.
     gate_costs = gate_beta = ""
     if membership == "soft":
@@ -121,7 +122,7 @@ def _signs(
                 f"negatives are predicted just below the threshold, in [{low:.3g}, {tau:.3g})",
                 'With membership="soft", eq. (3), this is a spurious optimum: it gives a soft F1 '
                 "of 0.5 whatever the labels, and training stays there if the task allows little "
-                'more. Pass membership="gated", or add cross-entropy by bce_weight=0.3 or more.',
+                'more. Pass membership="gated", or add cross-entropy by ce_weight=0.3 or more.',
             )
         elif tp_above + fp_above == 0 and positives >= MISSED:
             signs["all negative"] = Sign(
@@ -135,7 +136,7 @@ def _signs(
                 f"all of the {positives + negatives:.6g} samples are predicted positive, of which "
                 f"{negatives:.6g} are not",
                 "It is the best for recall, and may be for F-beta with a large beta: take a lower "
-                "one, or add cross-entropy by bce_weight=0.3 or more." + gate_beta,
+                "one, or add cross-entropy by ce_weight=0.3 or more." + gate_beta,
             )
     if from_logits:
         lowest, highest = (x.item() for x in input.aminmax())
@@ -146,6 +147,22 @@ def _signs(
                 "leave from_logits out, or better the last layer of the model.",
             )
     return signs
+
+
+def _sign_of_classes(input: Tensor, positives: Tensor) -> dict[str, Sign]:
+    """Whether dimension 1 of a mask (N, H, W), or of a sequence (N, T), may hold no classes."""
+    classes, without = positives.numel(), int((positives == 0).sum())
+    if classes < MANY_CLASSES or 2 * without <= classes:
+        return {}
+    return {
+        "classes": Sign(
+            f"{without} of {classes} classes have no positive, where dimension 1 of an input of "
+            f"shape {tuple(input.shape)} is taken for the classes",
+            "If these are masks (N, H, W) or sequences (N, T) of one class, pass "
+            "input.unsqueeze(1) and target.unsqueeze(1): each row is a class of its own otherwise. "
+            'If they are classes, take larger batches, or average="present" or "micro".',
+        )
+    }
 
 
 class Watch:
@@ -164,14 +181,12 @@ class Watch:
         if input.numel() == 0:  # a process's part of a batch
             return
         options = loss.options
+        names = ("membership", "ignore_index", "from_logits")
         signs = _signs(
             input,
             target,
-            loss.threshold,
-            options["membership"],
-            weight,
-            options["ignore_index"],
-            options["from_logits"],
+            Options(**{name: options[name] for name in names}),
+            TensorOptions(threshold=loss.threshold, weight=weight),
         )
         # Of a part of a batch it means nothing, and neither to a metric that is a mean of samples.
         if options["process_group"] is not None or not loss.needs_positives:

@@ -21,7 +21,7 @@ class Collector:
     """Stands for a process group where the parts of a batch come one after the other."""
 
     def whole(self, part: Tensor) -> Tensor:
-        """The sums (C, 4 T + 3) of the whole batch from those of a part."""
+        """The sums of the whole batch from those of a part."""
         raise NotImplementedError
 
 
@@ -55,20 +55,27 @@ def check_process_group(process_group: Any) -> None:
 
 
 def whole_batch(counts: Counts, parts: Parts) -> Counts:
-    """The counts of the batch of which these are a part, by one sum of 4 C T + 3 C numbers."""
+    """The counts of the batch of which these are a part, by one sum of 4 C T + 4 C numbers."""
     if parts is None:
         return counts
     sums = torch.cat(
         (counts.counts.flatten(1), counts.totals, counts.cross_entropy.unsqueeze(1)), dim=1
     )
-    if isinstance(parts, Collector):
-        sums = parts.whole(sums)
-    else:
-        sums = in_place_of_part(sums, all_sums(sums, parts), gradient_factor(parts))
-    of_thresholds, totals, cross_entropy = sums.split((sums.shape[1] - 3, 2, 1), dim=1)
+    of_thresholds, totals, cross_entropy = whole(sums, parts).split(
+        (sums.shape[1] - 4, 3, 1), dim=1
+    )
     return Counts(
         of_thresholds.reshape(counts.counts.shape), totals.detach(), cross_entropy.squeeze(1)
     )
+
+
+def whole(sums: Tensor, parts: Parts) -> Tensor:
+    """The sums over the batch of which these are the sums over a part."""
+    if parts is None:
+        return sums
+    if isinstance(parts, Collector):
+        return parts.whole(sums)
+    return in_place_of_part(sums, all_sums(sums, parts), gradient_factor(parts))
 
 
 def all_sums(sums: Tensor, process_group: Group) -> Tensor:

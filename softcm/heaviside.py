@@ -221,7 +221,7 @@ class Table:
     def look_up(self, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """The table's own thresholds (T,) closest to those given, and h and dh/dp there.
 
-        The former are float64, the latter float32 of shape (2, T, Q).
+        The former are float64 where the device has it, the latter float32 of shape (2, T, Q).
 
         Raises:
             ValueError: a threshold that the table does not have, or that requires grad.
@@ -235,8 +235,9 @@ class Table:
         return self._look_up(threshold)
 
     def _look_up(self, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        grid = torch.tensor(self.thresholds, dtype=torch.float64, device=threshold.device)
-        away, index = (threshold.double().unsqueeze(-1) - grid).abs().min(dim=-1)
+        wide = inputs.sum_dtype(threshold.device)
+        grid = torch.tensor(self.thresholds, dtype=wide, device=threshold.device)
+        away, index = (threshold.to(wide).unsqueeze(-1) - grid).abs().min(dim=-1)
         tolerance = max(1e-6, torch.finfo(threshold.dtype).eps)
         raise_unless(
             away <= tolerance,

@@ -8,12 +8,14 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.masked import MaskedTensor
+
+if TYPE_CHECKING:
+    from .options import Options, TensorOptions
 
 Threshold = float | Sequence[float] | Tensor
 FLOAT_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
@@ -22,36 +24,46 @@ _FLOATS = "float16, bfloat16, float32 or float64"
 LABEL_DTYPES = FLOAT_DTYPES | INDEX_DTYPES | {torch.bool}
 LOGITS_HINT = "; pass from_logits=True if these are logits"
 SWAPPED_HINT = "; are input and target swapped? predictions come first, labels second"
+THRESHOLD_OF_LOGITS = (
+    "; thresholds are on the scale of probabilities, also with from_logits=True: "
+    "a logit of 0 is a threshold of 0.5"
+)
 LONGEST_SHOWN = 100  # characters of a value in a message
 
 
 class Batch(NamedTuple):
-    """One batch in the form that every backend takes."""
+    """One batch in the form that every backend takes.
+
+    These are the arguments with which every operator begins; csrc/arguments.h has the same list.
+    """
 
     input: Tensor  # (N,) or (N, C, *)
     target: Tensor  # labels (N,) or (N, C, *), or class indices (N, *)
-    threshold: Tensor  # (T,)
+    threshold: Tensor  # (T,), or (C, T)
     weight: Tensor | None  # the shape of target
     pos_weight: Tensor | None  # (C,)
-    table: Tensor | None  # (2, T, Q) float32: h and dh/dp at Q levels of p
-    classes: int
-
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """All but the number of classes: what every operator begins with."""
-        return self[:6]
+    table: Tensor | None  # (2, T, Q), or (2, C * T, Q), float32: h and dh/dp at Q levels of p
+    ignore_index: int | None
+    ignore_nan: bool  # of labels
+    heaviside: str
+    parameter: float
+    membership: str
+    per_sample: bool  # whether each sample of (N, C, *) has counts of its own
+    from_logits: bool
 
 
 def canonical(
     input: Tensor,
     target: Tensor,
-    threshold: Threshold,
-    weight: Tensor | None,
-    pos_weight: float | Tensor | None,
-    ignore_index: int | None,
-    empty_allowed: bool = False,
+    options: "Options",
+    tensors: "TensorOptions",
+    heaviside: Any = None,
 ) -> Batch:
-    """Check the tensors of a call against each other and bring them to the form of a Batch."""
+    """Check the tensors of a call against each other and bring them to the form of a Batch.
+
+    heaviside: in the place of that of the options. What is part of a batch may be empty.
+    """
+    empty_allowed = options.process_group is not None
     check_input(input, target)
     check_tensor("target", target)
     if input.dim() == 0 or (
@@ -68,10 +80,12 @@ def canonical(
             + ("" if input.requires_grad else SWAPPED_HINT)
         )
     check_same_device("target", target, input)
-    if ignore_index is not None:
-        check_ignore_index(ignore_index)
-
     classes = number_of_classes(input)
+    if options.per_sample and input.dim() < 3 and classes == 1:
+        raise ValueError(
+            "per_sample needs an input (N, C, *) of which a sample has more than one element, got "
+            f"shape {_shape(input)}"
+        )
     if class_indices(input, target):
         expected = input.shape[:1] + input.shape[2:]
         if target.shape != expected or target.dtype not in INDEX_DTYPES:
@@ -88,14 +102,24 @@ def canonical(
                 + _shape_hint(input, target)
             )
         target = target.reshape(input.shape)
+    weight, pos_weight, ignored = tensors.weight, tensors.pos_weight, options.ignore_index
+    ignore_nan = ignored is not None and ignored != ignored
+    heaviside = options.heaviside if heaviside is None else heaviside
     return Batch(
         input,
         target,
-        threshold_tensor(threshold, input.device),
+        threshold_tensor(tensors.threshold, input, options.from_logits),
         _weight(weight, target, input) if weight is not None else None,
         _pos_weight(pos_weight, classes, input) if pos_weight is not None else None,
         None,
-        classes,
+        None if ignored is None or ignore_nan else int(ignored),
+        ignore_nan,
+        heaviside.kind,
+        # A number of this call's own: torch.compile fails where two losses share a symbol.
+        float(heaviside.parameter),
+        options.membership,
+        options.per_sample,
+        options.from_logits,
     )
 
 
@@ -106,13 +130,6 @@ def check_input(input: Any, target: Any = None) -> None:
         swapped = isinstance(target, Tensor) and target.dtype in FLOAT_DTYPES
         hint = SWAPPED_HINT if swapped and input.dtype in LABEL_DTYPES else ""
         raise TypeError(f"input must be {_FLOATS}, got {input.dtype}{hint}")
-
-
-def check_ignore_index(ignore_index: Any) -> None:
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise TypeError(f"ignore_index must be an int or None, got {describe(ignore_index)}")
-    if not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit in 64 bits, got {ignore_index}")
 
 
 def _shape_hint(input: Tensor, target: Tensor) -> str:
@@ -142,6 +159,21 @@ def by_class(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.dim() == 1 else x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
+def by_group(x: Tensor, classes: int, per_sample: bool, has_classes: bool = True) -> Tensor:
+    """Elements (samples of a group, groups) of a tensor (N, C, *), or (N, *) without classes.
+
+    A group has counts of its own: each class, or with ``per_sample`` each class of each sample.
+    Without classes, and without ``per_sample``, all classes share one column.
+    """
+    if not per_sample:
+        return by_class(x) if has_classes else x.reshape(-1, 1)
+    n = x.shape[0]
+    # Not -1: a process's part of a batch may be empty.
+    length = math.prod(x.shape[2:] if has_classes else x.shape[1:])
+    of_sample = x.reshape(n, classes if has_classes else 1, length).expand(n, classes, length)
+    return of_sample.reshape(n * classes, length).T
+
+
 def _other_form(input: Tensor) -> tuple[int, ...]:
     """The other of the two shapes (N,) and (N, 1) of a single class."""
     return (input.shape[0],) if input.dim() > 1 else (input.shape[0], 1)
@@ -154,6 +186,7 @@ def _weight(weight: Tensor, target: Tensor, input: Tensor) -> Tensor:
     if weight.requires_grad:
         raise ValueError("weight requires grad, but receives no gradient; detach it")
     check_same_device("weight", weight, input)
+    _check_not_of_classes(weight, target, input)
     if weight.shape == target.shape:
         return weight
     if weight.numel() == target.numel() and _squeezed(weight) == _squeezed(target):
@@ -167,6 +200,20 @@ def _weight(weight: Tensor, target: Tensor, input: Tensor) -> Tensor:
             f"weight must be broadcastable to target, {_shape(target)}, "
             f"got shape {_shape(weight)}{hint}"
         ) from None
+
+
+def _check_not_of_classes(weight: Tensor, target: Tensor, input: Tensor) -> None:
+    """A weight that is constant along the samples of a class changes no ratio of its counts."""
+    classes = number_of_classes(input)
+    if classes == 1 or weight.shape != (classes,):
+        return
+    n = input.shape[0]
+    of_samples = (n, *(1,) * (max(2, target.dim()) - 1))
+    raise ValueError(
+        f"weight holds the weights of samples, got shape ({classes},), one number for each class; "
+        "for weights of classes pass class_weight"
+        + (f", for weights of samples weight.reshape({of_samples})" if n == classes else "")
+    )
 
 
 def _squeezed(x: Tensor) -> tuple[int, ...]:
@@ -186,9 +233,10 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
     check_same_device("pos_weight", pos_weight, input)
     numel = pos_weight.numel()
     if pos_weight.dim() > 1 or (numel != 1 and numel != classes):
+        hint = "; pass pos_weight.flatten()" if numel == classes else ""
         raise ValueError(
             f"pos_weight must be a number or a tensor of shape ({classes},), one for each class, "
-            f"got shape {_shape(pos_weight)}"
+            f"got shape {_shape(pos_weight)}{hint}"
         )
     # The kernels read floating point only.
     floating = pos_weight if pos_weight.is_floating_point() else pos_weight.double()
@@ -204,14 +252,49 @@ def check_pos_weight(pos_weight: Any) -> float:
     return check_finite("pos_weight", pos_weight, lowest=0.0)
 
 
-def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
-    """The thresholds as a tensor (T,); a tensor stays itself, so that it can receive a gradient."""
+def class_weight_tensor(class_weight: Tensor, average: str, input: Tensor) -> Tensor:
+    """The weights of the classes as a tensor (C,), float64 where the device has it."""
+    check_tensor("class_weight", class_weight)
+    if class_weight.dtype not in LABEL_DTYPES:
+        raise TypeError(f"class_weight must be floating point or integer, got {class_weight.dtype}")
+    if class_weight.requires_grad:
+        raise ValueError("class_weight requires grad, but receives no gradient; detach it")
+    check_same_device("class_weight", class_weight, input)
+    classes = number_of_classes(input)
+    if class_weight.shape != (classes,):
+        hint = "; pass class_weight.flatten()" if class_weight.numel() == classes else ""
+        raise ValueError(
+            f"class_weight must have shape ({classes},), one number for each class, "
+            f"got shape {_shape(class_weight)}{hint}"
+        )
+    if average not in ("macro", "present"):
+        raise ValueError(
+            "class_weight weighs the classes in the means 'macro' and 'present', "
+            f"got average={average!r}"
+        )
+    return class_weight.to(sum_dtype(input.device)).contiguous()
+
+
+def threshold_tensor(threshold: Threshold, input: Tensor, from_logits: bool = False) -> Tensor:
+    """The thresholds as a tensor (T,), or (C, T) where each class has its own.
+
+    A tensor stays itself, so that it can receive a gradient.
+    """
+    device = input.device
     if isinstance(threshold, Tensor):
         check_tensor("threshold", threshold)
         if threshold.dtype not in FLOAT_DTYPES:
             raise TypeError(f"threshold must be floating point, got {threshold.dtype}")
-        if threshold.dim() > 1 or threshold.numel() == 0:
-            raise ValueError(f"threshold must have shape () or (T,), got {_shape(threshold)}")
+        classes = number_of_classes(input)
+        if (
+            threshold.dim() > 2
+            or threshold.numel() == 0
+            or (threshold.dim() == 2 and threshold.shape[0] != classes)
+        ):
+            raise ValueError(
+                f"threshold must have shape () or (T,), or ({classes}, T) for thresholds of each "
+                f"class, got {_shape(threshold)}"
+            )
         if threshold.device != device:
             raise ValueError(f"threshold is on {threshold.device}, but input is on {device}")
         return threshold.unsqueeze(0) if threshold.dim() == 0 else threshold
@@ -226,20 +309,28 @@ def threshold_tensor(threshold: Threshold, device: torch.device) -> Tensor:
         values = tuple(threshold)
     # Plain floats, which are looked at once: a thousand of them cost more than the kernels.
     if set(map(type, values)) == {float} and may_cache():
-        return _kept(_known_thresholds(values, device))
-    return _threshold_constant(values, device)
+        return _kept(_known_thresholds(values, device, from_logits))
+    return _threshold_constant(values, device, from_logits)
 
 
-def _threshold_constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+def check_threshold_numbers(threshold: Threshold, from_logits: bool) -> None:
+    """The thresholds that are numbers, before there is an input."""
+    if not isinstance(threshold, Tensor):
+        threshold_tensor(threshold, torch.empty(0), from_logits)
+
+
+def _threshold_constant(values: tuple[Any, ...], device: torch.device, from_logits: bool) -> Tensor:
     if len(values) == 1 and not isinstance(values[0], Real):
+        hint = _as_tensor_hint("threshold", values[0])
         raise TypeError(
-            "threshold must be a number, a sequence of numbers or a tensor () or (T,), "
-            f"got {describe(values[0])}"
+            "threshold must be a number, a sequence of numbers or a tensor (), (T,) or (C, T), "
+            f"got {describe(values[0])}{hint}"
         )
     numbers = tuple(check_number("threshold", value) for value in values)
     for number in numbers:
         if not 0.0 < number < 1.0:
-            raise ValueError(f"threshold must lie in (0, 1), got {number}")
+            hint = THRESHOLD_OF_LOGITS if from_logits else ""
+            raise ValueError(f"threshold must lie in (0, 1), got {number}{hint}")
     return constant(numbers, device)
 
 
@@ -248,26 +339,46 @@ _known_thresholds = lru_cache(maxsize=1024)(_threshold_constant)
 
 def has_threshold_dimension(threshold: Threshold) -> bool:
     """A single number gives results without a dimension for thresholds."""
-    return (
-        threshold.dim() == 1 if isinstance(threshold, Tensor) else isinstance(threshold, Sequence)
-    )
+    return threshold.dim() > 0 if isinstance(threshold, Tensor) else isinstance(threshold, Sequence)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of sums and thresholds: float64, or float32 on a device that has nothing wider."""
+    if torch.compiler.is_compiling():
+        return torch.float32 if device.type == "mps" else torch.float64
+    # A mode can stand for a device, whatever that of the tensors is called.
+    if torch._C._len_torch_dispatch_stack():
+        return _probe_sum_dtype(device)
+    return torch.float64 if device.type in ("cpu", "cuda") else _known_sum_dtype(device)
+
+
+def _probe_sum_dtype(device: torch.device) -> torch.dtype:
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except Exception:  # each device refuses in its own way
+        return torch.float32
+    return torch.float64
+
+
+_known_sum_dtype = lru_cache(maxsize=64)(_probe_sum_dtype)
 
 
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A small float64 tensor of numbers known to Python; made once for each (values, device)."""
+    """A small tensor of numbers known to Python; made once for each (values, device)."""
+    dtype = sum_dtype(device)
     if torch.compiler.is_compiling():  # a constant of the graph, which must not reach the cache
         if len(values) == 1:  # may have become a symbol, which torch.tensor would fix
-            return torch.ones(1, dtype=torch.float64, device=device) * values[0]
-        return torch.tensor(values, dtype=torch.float64, device=device)
+            return torch.ones(1, dtype=dtype, device=device) * values[0]
+        return torch.tensor(values, dtype=dtype, device=device)
     if not may_cache():
-        return torch.tensor(values, dtype=torch.float64, device=device)
-    return _kept(_cached_constant(values, device))
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _kept(_cached_constant(values, device, dtype))
 
 
 @lru_cache(maxsize=1024)
-def _cached_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+def _cached_constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # it may serve a later call that records gradients
-        return torch.tensor(values, dtype=torch.float64, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 _captured: dict[int, Tensor] = {}  # by address
@@ -287,8 +398,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
-        hint = f"; pass torch.as_tensor({name})" if isinstance(value, (list, np.ndarray)) else ""
-        raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}{hint}")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {describe(value)}{_as_tensor_hint(name, value)}"
+        )
     # Memory with strides is what every backend reads.
     if value.layout is not torch.strided or value.is_nested:
         kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
@@ -297,6 +409,11 @@ def check_tensor(name: str, value: Any) -> None:
         raise TypeError(
             f"{name} must be a dense tensor, got a MaskedTensor; its mask can be the weight"
         )
+
+
+def _as_tensor_hint(name: str, value: Any) -> str:
+    is_data = isinstance(value, (list, tuple)) or hasattr(value, "__array__")
+    return f"; pass torch.as_tensor({name})" if is_data else ""
 
 
 def check_float_tensor(name: str, value: Any) -> None:

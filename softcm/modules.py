@@ -1,32 +1,30 @@
 """The losses as modules: they hold the options and call the functional form."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from . import inputs, losses, metrics
-from .backends import REQUESTS
+from . import inputs, losses, metrics, operating_points
 from .confusion import ConfusionMatrix
 from .diagnosis import Watch
 from .distributed import Parts
-from .heaviside import DEFAULT, Heaviside
 from .inputs import Threshold
-from .losses import CommonOptions
 from .metrics import Costs, LinearFractional
+from .options import OF_TENSORS, OTHERS, split
 from .values import check_threshold
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
     from typing_extensions import Unpack
 
+    from .options import ModuleOptions
 
-class ModuleOptions(CommonOptions, total=False):
-    """The options that modules share; :func:`softcm.f1_loss` says what they mean."""
 
-    threshold: Threshold
+# The options that may be tensors and belong to the module, not to the call.
+HELD = tuple(name for name in OF_TENSORS if name != "weight")
 
 
 class UnitInterval(torch.nn.Module):
@@ -81,56 +79,45 @@ class Loss(torch.nn.Module):
 
     function: ClassVar[Callable[..., Tensor]]
     threshold: Threshold
+    pos_weight: float | Tensor | None
+    class_weight: Tensor | None
     # Whether a batch without positives is a loss of information rather than one of many samples.
     needs_positives: ClassVar[bool] = True
+    # Options that the function does not have, with what a look at a batch takes in their place.
+    fixed: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         # help() shows no docstring of a base class; Python's option -OO leaves none.
         if cls.__doc__ and Loss.__doc__:
             cls.__doc__ += "\n\n" + Loss.__doc__.partition("\n\n")[2]
+        # Those of the function but what belongs to the call.
+        of_function = inspect.signature(cls.function).parameters.values()
+        of_call = ("input", "target", "weight")
+        own = [p for p in of_function if p.name not in of_call]
+        cls.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
 
-    def __init__(
-        self,
-        *,
-        threshold: Threshold = 0.5,
-        heaviside: Heaviside = DEFAULT,
-        membership: str = "soft",
-        pos_weight: float | Tensor | None = None,
-        ignore_index: int | None = None,
-        average: str = "macro",
-        zero_division: float = 0.0,
-        bce_weight: float = 0.0,
-        from_logits: bool = False,
-        backend: str = "auto",
-        process_group: "ProcessGroup | None" = None,
-    ) -> None:
+    def __init__(self, **options: "Unpack[ModuleOptions]") -> None:
         super().__init__()
         # A mistake is told where it was made. The call looks again, as options may change, and at
         # what depends on the batch.
-        losses.check_options(
-            heaviside, membership, average, zero_division, bce_weight, from_logits, process_group
-        )
-        inputs.check_choice("backend", backend, REQUESTS)
-        if ignore_index is not None:
-            inputs.check_ignore_index(ignore_index)
-        if not isinstance(threshold, Tensor):
-            inputs.threshold_tensor(threshold, torch.device("cpu"))
-        if pos_weight is not None and not isinstance(pos_weight, Tensor):
-            inputs.check_pos_weight(pos_weight)
-        self._set("threshold", threshold)
-        self._set("pos_weight", pos_weight)
+        names = [name for name in (*HELD, *OTHERS) if name not in self.fixed]
+        checked, tensors = split({**self.defaults(), **options}, names)
+        inputs.check_threshold_numbers(tensors.threshold, checked.from_logits)
+        if tensors.pos_weight is not None and not isinstance(tensors.pos_weight, Tensor):
+            inputs.check_pos_weight(tensors.pos_weight)
+        for name in HELD:
+            self._set(name, self.fixed.get(name, getattr(tensors, name)))
         self.options: dict[str, Any] = {
-            "heaviside": heaviside,
-            "membership": membership,
-            "ignore_index": ignore_index,
-            "average": average,
-            "zero_division": zero_division,
-            "bce_weight": bce_weight,
-            "from_logits": from_logits,
-            "backend": backend,
-            "process_group": process_group,
+            name: self.fixed.get(name, getattr(checked, name)) for name in OTHERS
         }
         self._watch = Watch()
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The options of the function that differ from the usual ones."""
+        parameters = inspect.signature(cls.function).parameters
+        names = (*HELD, *OTHERS)
+        return {name: parameters[name].default for name in names if name in parameters}
 
     def _set(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter):
@@ -148,15 +135,13 @@ class Loss(torch.nn.Module):
         self, input: Tensor, target: Tensor, weight: Tensor | None, parts: Parts
     ) -> Tensor:
         """The loss of the batch of which these tensors are a part; None: they are all of it."""
-        options = {**self.options, "process_group": parts}
-        return type(self).function(
-            input,
-            target,
-            threshold=self.threshold,
-            pos_weight=self.pos_weight,
-            weight=weight,
-            **options,
-        )
+        options = {**self._of_function(), "process_group": parts, "weight": weight}
+        return type(self).function(input, target, **options)
+
+    def _of_function(self) -> dict[str, Any]:
+        """The options of the call."""
+        given = {**{name: getattr(self, name) for name in HELD}, **self.options}
+        return {name: value for name, value in given.items() if name not in self.fixed}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Loss":
         # A process group cannot be copied, and a copy of the loss belongs to the same one.
@@ -167,8 +152,8 @@ class Loss(torch.nn.Module):
         return twin
 
     def extra_repr(self) -> str:
-        shown = {"threshold": self.threshold, "pos_weight": self.pos_weight, **self.options}
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
+        shown = self._of_function().items()
+        return ", ".join(f"{name}={value!r}" for name, value in shown if value is not None)
 
 
 class F1Loss(Loss):
@@ -275,32 +260,49 @@ class CostLoss(Loss):
         self.options["costs"] = costs
 
 
+class DiceLoss(Loss):
+    """:func:`softcm.dice_loss` as a module."""
+
+    function = staticmethod(losses.dice_loss)
+
+    def __init__(self, *, smooth: float = 0.0, **options: "Unpack[ModuleOptions]") -> None:
+        super().__init__(**options)
+        self.options["smooth"] = inputs.check_finite("smooth", smooth, lowest=0.0)
+
+
+class FocalTverskyLoss(Loss):
+    """:func:`softcm.focal_tversky_loss` as a module."""
+
+    function = staticmethod(losses.focal_tversky_loss)
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.7,
+        beta: float = 0.3,
+        gamma: float = 0.75,
+        **options: "Unpack[ModuleOptions]",
+    ) -> None:
+        super().__init__(**options)
+        losses.focal_tversky_metric(alpha, beta, gamma)
+        self.options |= {"alpha": alpha, "beta": beta, "gamma": gamma}
+
+
 class AUROCLoss(Loss):
     """:func:`softcm.auroc_loss` as a module."""
 
     function = staticmethod(losses.auroc_loss)
 
-    def __init__(
-        self,
-        *,
-        threshold: Threshold = losses.RANKING_THRESHOLDS,
-        **options: "Unpack[CommonOptions]",
-    ) -> None:
-        super().__init__(threshold=threshold, **options)
+    def __init__(self, *, max_fpr: float | None = None, **options: "Unpack[ModuleOptions]") -> None:
+        super().__init__(**options)
+        metrics.check_max_fpr(max_fpr)
+        self.options["max_fpr"] = max_fpr
 
 
 class AUPRCLoss(Loss):
     """:func:`softcm.auprc_loss` as a module."""
 
     function = staticmethod(losses.auprc_loss)
-
-    def __init__(
-        self,
-        *,
-        threshold: Threshold = losses.RANKING_THRESHOLDS,
-        **options: "Unpack[CommonOptions]",
-    ) -> None:
-        super().__init__(threshold=threshold, **options)
 
 
 class ConfusionLoss(Loss):
@@ -319,3 +321,63 @@ class ConfusionLoss(Loss):
         super().__init__(**options)
         losses.check_metric(metric, maximize)
         self.options |= {"metric": metric, "maximize": maximize}
+
+
+# Where a threshold is chosen anew for each batch, no look asks for what is on its sides.
+CHOSEN: dict[str, Any] = {"threshold": (0.25, 0.75), "membership": "gated"}
+
+
+class RecallAtFixedPrecisionLoss(Loss):
+    """:func:`softcm.recall_at_fixed_precision_loss` as a module."""
+
+    function = staticmethod(operating_points.recall_at_fixed_precision_loss)
+    fixed = CHOSEN
+
+    def __init__(self, min_precision: float, **options: "Unpack[ModuleOptions]") -> None:
+        super().__init__(**options)
+        heaviside = self.options["heaviside"]
+        self.options["min_precision"] = operating_points.check_options(
+            "min_precision", min_precision, heaviside
+        )
+
+
+class PrecisionAtFixedRecallLoss(Loss):
+    """:func:`softcm.precision_at_fixed_recall_loss` as a module."""
+
+    function = staticmethod(operating_points.precision_at_fixed_recall_loss)
+    fixed = CHOSEN
+
+    def __init__(self, min_recall: float, **options: "Unpack[ModuleOptions]") -> None:
+        super().__init__(**options)
+        heaviside = self.options["heaviside"]
+        self.options["min_recall"] = operating_points.check_options(
+            "min_recall", min_recall, heaviside
+        )
+
+
+class SensitivityAtSpecificityLoss(Loss):
+    """:func:`softcm.sensitivity_at_specificity_loss` as a module."""
+
+    function = staticmethod(operating_points.sensitivity_at_specificity_loss)
+    fixed = CHOSEN
+
+    def __init__(self, min_specificity: float, **options: "Unpack[ModuleOptions]") -> None:
+        super().__init__(**options)
+        heaviside = self.options["heaviside"]
+        self.options["min_specificity"] = operating_points.check_options(
+            "min_specificity", min_specificity, heaviside
+        )
+
+
+class SpecificityAtSensitivityLoss(Loss):
+    """:func:`softcm.specificity_at_sensitivity_loss` as a module."""
+
+    function = staticmethod(operating_points.specificity_at_sensitivity_loss)
+    fixed = CHOSEN
+
+    def __init__(self, min_sensitivity: float, **options: "Unpack[ModuleOptions]") -> None:
+        super().__init__(**options)
+        heaviside = self.options["heaviside"]
+        self.options["min_sensitivity"] = operating_points.check_options(
+            "min_sensitivity", min_sensitivity, heaviside
+        )

@@ -19,6 +19,7 @@ from . import inputs, reference
 from .confusion import ConfusionMatrix, confusion_matrix, soft_confusion_matrix
 from .heaviside import DEFAULT, Heaviside, Linear, Sigmoid, Table
 from .heaviside import heaviside as approximate
+from .options import Options, TensorOptions
 from .thresholds import Metric, checked_thresholds, evaluator, tune_threshold
 from .values import check_probabilities
 
@@ -115,7 +116,7 @@ def metric_by_threshold(
     membership: str = "soft",
     weight: Tensor | None = None,
     pos_weight: float | Tensor | None = None,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     zero_division: float = 0.0,
     from_logits: bool = False,
     maximize: bool = True,
@@ -225,7 +226,7 @@ def confusion_matrices(
     membership: str = "soft",
     weight: Tensor | None = None,
     pos_weight: float | Tensor | None = None,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     from_logits: bool = False,
     ax: "Axes | None" = None,
 ) -> "Axes":
@@ -291,7 +292,7 @@ def reliability_diagram(
     *,
     bins: int = 10,
     strategy: str = "uniform",
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     from_logits: bool = False,
     ax: "Axes | None" = None,
 ) -> "Axes":
@@ -346,13 +347,13 @@ def reliability_diagram(
 
 
 def _scores_and_labels(
-    input: Tensor, target: Tensor, ignore_index: int | None, from_logits: bool
+    input: Tensor, target: Tensor, ignore_index: float | None, from_logits: bool
 ) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
     """Probabilities and labels, both (S,), of the counted samples of one class."""
-    inputs.check_bool("from_logits", from_logits)
+    options = Options(ignore_index=ignore_index, from_logits=from_logits)
     _check_one_class(input)
-    batch = inputs.canonical(input.detach(), target, 0.5, None, None, ignore_index)
-    labels, counted = reference.labels(batch.input, batch.target, ignore_index)
+    batch = inputs.canonical(input.detach(), target, options, TensorOptions())
+    labels, counted = reference.labels(batch)
     p, y = inputs.by_class(batch.input)[counted], labels[counted].double()
     if p.numel() == 0:
         raise ValueError("target must hold a label that is not ignored, got none")

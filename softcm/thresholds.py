@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from . import autograd, backends, inputs, metrics, reference
-from .autograd import Rule
-from .confusion import ConfusionMatrix, count, prepare
+from .confusion import ConfusionMatrix, as_compared, count, prepare
 from .heaviside import Step
 from .inputs import Batch
 from .metrics import LinearFractional
+from .options import Options, TensorOptions
 
 Metric = str | LinearFractional | Callable[[ConfusionMatrix], Tensor]
 
@@ -30,9 +30,9 @@ EQUALLY_CLOSE = 1e-6
 
 
 class TunedThreshold(NamedTuple):
-    """What :func:`tune_threshold` found: three tensors of shape (), or (C,) for C > 1 classes."""
+    """What :func:`tune_threshold` found: tensors of shape (), or (C,) for C > 1 classes."""
 
-    threshold: Tensor  # float64, in (0, 1)
+    threshold: Tensor  # float64, in (0, 1); (C, 1) for C > 1 classes, as every call takes it
     score: Tensor  # float64: the metric at that threshold
     maximizers: Tensor  # int64: how many candidates share the best value
 
@@ -46,7 +46,7 @@ def tune_threshold(
     *,
     weight: Tensor | None = None,
     pos_weight: float | Tensor | None = None,
-    ignore_index: int | None = None,
+    ignore_index: float | None = None,
     zero_division: float = 0.0,
     from_logits: bool = False,
     maximize: bool = True,
@@ -59,11 +59,11 @@ def tune_threshold(
     positive", the next float above the largest. A score of 1 is represented by the largest float
     below 1. No candidate stands for a score of 0, which no threshold in (0, 1) makes positive.
 
-    Scores are probabilities in float32 (float64 for float64 input), those of logits to the last
-    bit as :func:`softcm.confusion_matrix` has them with its default backend (another one may round
-    a sigmoid otherwise). Given the same arguments and the threshold found, it gives the counts
-    whose metric is exactly ``score`` (for C > 1, as far as its sums of the weights of one class and
-    of several round alike).
+    Scores are probabilities in the dtype of ``input``, those of logits in float32 (float64 for
+    float64 input), to the last bit as :func:`softcm.confusion_matrix` has them with its default
+    backend (another one may round a sigmoid otherwise). Given the same arguments and the threshold
+    found, it gives the counts whose metric is exactly ``score`` (for C > 1, as far as its sums of
+    the weights of one class and of several round alike).
 
     Args:
         input, target, weight, pos_weight, ignore_index, from_logits: as of :func:`softcm.f1_loss`.
@@ -81,56 +81,67 @@ def tune_threshold(
 
     Returns:
         A :class:`TunedThreshold` on the device of ``input``, one entry for each class, against the
-        rest, if there are C > 1. Of equally good candidates ``threshold`` is the one closest to
+        rest, if there are C > 1; ``threshold`` then has shape (C, 1), which every call takes as
+        thresholds of the classes. Of equally good candidates ``threshold`` is the one closest to
         0.5, and of two equally close ones (to 1e-6) the smaller; ``maximizers`` is their number.
         ``score`` is not truncated. A class without a counted sample, or without a candidate at
-        which the metric is a number, has threshold 0.5, score ``zero_division``, maximizers 0.
+        which the metric is a number, has threshold 0.5, score ``zero_division``, maximizers 0. Of
+        a class without positives that is a tie the highest candidate is taken, at which nothing is
+        positive.
 
     Raises:
         TypeError: an argument of a wrong type or dtype.
         ValueError: as :func:`softcm.f1_loss`; NaN in ``input`` where it is not ignored; an unknown
             metric, or one that returns another shape; thresholds outside (0, 1); wrong digits.
     """
-    evaluate = evaluator(metric, inputs.check_number("zero_division", zero_division))
-    inputs.check_bool("from_logits", from_logits)
+    options = Options(
+        ignore_index=ignore_index, zero_division=zero_division, from_logits=from_logits
+    )
+    evaluate = evaluator(metric, options.zero_division)
     inputs.check_bool("maximize", maximize)
     _check_digits(digits)
-    rule = Rule(ignore_index, Step.kind, Step.parameter, "gated", from_logits)
-    batch, served_by = prepare(input, target, 0.5, Step(), weight, pos_weight, rule, "auto")
+    tensors = TensorOptions(weight=weight, pos_weight=pos_weight)
+    batch, served_by = prepare(input, target, options, tensors, Step())
     grid = None if thresholds is None else checked_thresholds(thresholds, input)
     if grid is not None:
         batch = batch._replace(threshold=grid)
+        batch = batch._replace(threshold=as_compared(batch))
     # Without a grid this call only checks the values of the batch, where the backends do it.
-    counts = count(batch, rule, served_by).counts
+    counts = count(batch, served_by).counts
 
     found = []
-    for c, of_class in enumerate(_one_against_rest(batch, rule)):
+    for c, of_class in enumerate(_one_against_rest(batch)):
         tied = counts.new_empty(0)
         if (of_class.weight > 0).any():
-            on_grid = batch.threshold, ConfusionMatrix(*counts[c : c + 1].unbind(-1))
-            candidates, cm = _sweep(of_class) if grid is None else on_grid
+            cm = ConfusionMatrix(*counts[c : c + 1].unbind(-1))
+            candidates = counts.new_empty(0)
+            if grid is None:
+                candidates, cm = _sweep(of_class, _dtype_of_scores(batch))
+            else:
+                candidates = grid
             value = evaluate(cm)[0]
             tied = candidates[best(value if maximize else -value, digits)]
         if tied.numel() == 0:
-            found.append((0.5, float(zero_division), 0))
+            found.append((0.5, options.zero_division, 0))
             continue
-        threshold = closest_to_half(tied)
+        has_positives = (of_class.weight * of_class.label > 0).any()
+        threshold = closest_to_half(tied) if has_positives else tied.max()
         # Sums of float32 weights depend on their order, so the score is left to the hard twin.
-        score = evaluate(_hard_twin(of_class, threshold))
+        compared = as_compared(batch._replace(threshold=threshold.reshape(1)))
+        score = evaluate(_hard_twin(of_class, compared))
         found.append((threshold.item(), score.item(), tied.numel()))
     return _result(found, input.device)
 
 
 def _result(found: list[tuple[float, float, int]], device: torch.device) -> TunedThreshold:
-    columns = zip(*found, strict=True)
-    dtypes = (torch.float64, torch.float64, torch.int64)
-    shape = () if len(found) == 1 else (len(found),)
-    return TunedThreshold(
-        *(
-            torch.tensor(column, dtype=dtype, device=device).reshape(shape)
-            for column, dtype in zip(columns, dtypes, strict=True)
-        )
+    wide = inputs.sum_dtype(device)
+    threshold, score, maximizers = (
+        torch.tensor(column, dtype=dtype, device=device)
+        for column, dtype in zip(zip(*found, strict=True), (wide, wide, torch.int64), strict=True)
     )
+    if len(found) == 1:
+        return TunedThreshold(threshold.squeeze(0), score.squeeze(0), maximizers.squeeze(0))
+    return TunedThreshold(threshold.unsqueeze(1), score, maximizers)
 
 
 def evaluator(metric: Metric, zero_division: float) -> Callable[[ConfusionMatrix], Tensor]:
@@ -154,7 +165,7 @@ def _checked(value: Any, cm: ConfusionMatrix) -> Tensor:
             f"metric must return a tensor of the shape of the counts, {tuple(cm.tp.shape)}, "
             f"got {got}"
         )
-    return value.double()
+    return value.to(inputs.sum_dtype(value.device))
 
 
 def _check_digits(digits: int | None) -> None:
@@ -167,14 +178,15 @@ def _check_digits(digits: int | None) -> None:
 
 
 def checked_thresholds(thresholds: Sequence[float] | Tensor, input: Tensor) -> Tensor:
-    """The distinct thresholds of the caller as a float64 tensor (T,)."""
+    """The distinct thresholds of the caller as a tensor (T,), float64 where the device has it."""
+    wide = inputs.sum_dtype(input.device)
     if isinstance(thresholds, Tensor):
         inputs.check_float_tensor("thresholds", thresholds)
         inputs.check_same_device("thresholds", thresholds, input)
-        grid = thresholds.double()
+        grid = thresholds.to(wide)
     elif isinstance(thresholds, Sequence) and not isinstance(thresholds, str):
         values = [inputs.check_number("thresholds", value) for value in thresholds]
-        grid = torch.tensor(values, dtype=torch.float64, device=input.device)
+        grid = torch.tensor(values, dtype=wide, device=input.device)
     else:
         raise TypeError(
             "thresholds must be None, a sequence of numbers or a tensor (T,), "
@@ -199,17 +211,17 @@ class _Class(NamedTuple):
     pos_weight: Tensor | None  # (1,)
 
 
-def _one_against_rest(batch: Batch, rule: Rule) -> Iterator[_Class]:
+def _one_against_rest(batch: Batch) -> Iterator[_Class]:
     """The classes of a batch, whose values have been checked, and are now searched for NaN."""
     dtype = inputs.accumulation_dtype(batch.input.dtype)
-    labels, counted = reference.labels(batch.input, batch.target, rule.ignore_index)  # (S, C)
-    scores = _scores(batch, rule, counted)  # (S, C)
+    labels, counted = reference.labels(batch)  # (S, C)
+    scores = _scores(batch, counted)  # (S, C)
     weights = torch.ones((), dtype=dtype, device=scores.device)
     if batch.weight is not None:
         indices = inputs.class_indices(batch.input, batch.target)
         weights = batch.weight.reshape(-1, 1) if indices else inputs.by_class(batch.weight)
     weights = weights.to(dtype).expand(scores.shape)
-    for c in range(batch.classes):
+    for c in range(inputs.number_of_classes(batch.input)):
         kept = counted[:, c]
         p = torch.where(kept, scores[:, c], 0.5)
         nan = int(p.isnan().sum())
@@ -224,58 +236,77 @@ def _one_against_rest(batch: Batch, rule: Rule) -> Iterator[_Class]:
         yield _Class(p, label, weight, pos_weight)
 
 
-def _scores(batch: Batch, rule: Rule, counted: Tensor) -> Tensor:
+def _scores(batch: Batch, counted: Tensor) -> Tensor:
     """Probabilities (S, C), those of logits to the last bit as the hard twin computes them."""
     x = batch.input.to(inputs.accumulation_dtype(batch.input.dtype))
-    if not rule.from_logits:
+    if not batch.from_logits:
         return inputs.by_class(x)
     served_by = backends.select_backend("auto", x.device.type)
     if served_by == "reference":
         # As in the reference: torch.sigmoid rounds an element by its place in memory.
         return torch.sigmoid(torch.where(counted, inputs.by_class(x), 0.5))
     # The kernels have a sigmoid of their own: it is the derivative of the cross-entropy of label 0.
-    grad_counts = x.new_zeros((batch.classes, 1, 4), dtype=torch.float64)
-    grad_cross_entropy = x.new_ones(batch.classes, dtype=torch.float64)
+    classes = inputs.number_of_classes(x)
+    grad_counts = x.new_zeros((classes, 1, 4), dtype=torch.float64)
+    grad_cross_entropy = x.new_ones(classes, dtype=torch.float64)
+    negatives = batch._replace(
+        input=x,
+        target=torch.zeros_like(x),
+        threshold=inputs.constant((0.5,), x.device),
+        weight=None,
+        pos_weight=None,
+        ignore_index=None,
+        ignore_nan=False,
+    )
     operators = getattr(torch.ops, autograd.NAMESPACES[served_by])
     p, _ = operators.soft_counts_backward.default(
-        *(grad_counts, grad_cross_entropy, None),
-        *(x, torch.zeros_like(x), inputs.constant((0.5,), x.device), None, None, None),
-        *rule._replace(ignore_index=None),
-        False,
+        *negatives, grad_counts, grad_cross_entropy, None, False
     )
     return inputs.by_class(p)
 
 
+def _dtype_of_scores(batch: Batch) -> torch.dtype:
+    """The dtype in which scores are compared with thresholds."""
+    dtype = batch.input.dtype
+    return inputs.accumulation_dtype(dtype) if batch.from_logits else dtype
+
+
 def _hard_twin(of_class: _Class, threshold: Tensor) -> ConfusionMatrix:
-    """The counts (1, 1) at one threshold as :func:`softcm.confusion_matrix` has them."""
+    """The counts (1, 1) at one threshold (1,) as :func:`softcm.confusion_matrix` has them."""
     p, label, weight, pos_weight = of_class
-    batch = Batch(p, label, threshold.reshape(1), weight, pos_weight, None, classes=1)
-    rule = Rule(None, Step.kind, Step.parameter, "gated", from_logits=False)
-    served_by = backends.select_backend("auto", p.device.type)
-    return ConfusionMatrix(*count(batch, rule, served_by).counts.unbind(-1))
+    tensors = TensorOptions(threshold=threshold, weight=weight, pos_weight=pos_weight)
+    batch, served_by = prepare(p, label, Options(), tensors, Step())
+    return ConfusionMatrix(*count(batch, served_by).counts.unbind(-1))
 
 
-def _sweep(of_class: _Class) -> tuple[Tensor, ConfusionMatrix]:
+def _sweep(of_class: _Class, dtype: torch.dtype) -> tuple[Tensor, ConfusionMatrix]:
     """Every candidate (T,), in descending order, and the hard counts (1, T) there."""
     counted = of_class.weight > 0
     p, label, weight = (x[counted] for x in of_class[:3])
+    wide = inputs.sum_dtype(p.device)
     w1 = weight * label
     w0 = weight - w1
     if of_class.pos_weight is not None:
         w1 = w1 * of_class.pos_weight.to(w1.dtype)
 
     one = torch.ones_like(p[:1])
-    p, order = p.clamp(max=torch.nextafter(one, -one)).sort(descending=True)
+    p, order = p.clamp(max=_neighbour(one, dtype, -1)).sort(descending=True)
     # A threshold counts all samples of its score, so of equal scores the last has the sums.
     last = torch.cat((p[1:] != p[:-1], one.bool()))
-    candidates = torch.cat((torch.nextafter(p[:1], one), p[last])).double()
+    candidates = torch.cat((_neighbour(p[:1], dtype, 1), p[last])).to(wide)
     none = candidates.new_zeros(1)
-    tp, fp = (torch.cat((none, w[order].double().cumsum(0)[last])) for w in (w1, w0))
+    tp, fp = (torch.cat((none, w[order].to(wide).cumsum(0)[last])) for w in (w1, w0))
     # Not the last entry: by rounding, a parallel cumulative sum may fall, but no count is negative.
     fn, tn = (x.max() - x for x in (tp, fp))
     reachable = (candidates > 0) & (candidates < 1)
     cm = ConfusionMatrix(*(x[reachable].unsqueeze(0) for x in (tp, fn, fp, tn)))
     return candidates[reachable], cm
+
+
+def _neighbour(x: Tensor, dtype: torch.dtype, step: int) -> Tensor:
+    """The next number of a dtype above (step 1) or below (-1), of numbers >= 0 that it holds."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    return (x.to(dtype).view(integer) + step).view(dtype).to(x.dtype)
 
 
 def best(value: Tensor, digits: int | None) -> Tensor:

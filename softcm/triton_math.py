@@ -86,8 +86,8 @@ def minus_log(x):
     return tl.where(x != x, x, at_zero)
 
 
-# An approximation at one threshold is a tuple h of scalars, which begins with tau in the arithmetic
-# type T (but see table_make). tau and parameter come in float64.
+# An approximation at one threshold is a tuple h of scalars, or of tensors (1, C), which begins with
+# tau in the arithmetic type T (but see table_make). tau and parameter come in float64.
 
 
 @triton.jit
@@ -149,7 +149,7 @@ def sigmoid_slope(h, p, q):
 
 
 @triton.jit
-def table_make(tau, table, t, thresholds, T: tl.constexpr):
+def table_make(tau, table, entry, entries, T: tl.constexpr):
     """The first level at or above tau, the rows of h and dh/dp, and the numbers of truncate."""
     pointer, levels = table
     number = tl.cast(levels, tl.float64)
@@ -158,8 +158,8 @@ def table_make(tau, table, t, thresholds, T: tl.constexpr):
         b += tl.where(b / number < tau, 1.0, 0.0)
     epsilon: tl.constexpr = 2.220446049250313e-16 if tl.float64 == T else 1.1920928955078125e-07
     scale = (number * (1.0 + 2.0 * epsilon)).to(T)
-    row = pointer + t * levels
-    return b.to(tl.int32), row, row + thresholds * levels, scale, levels - 1
+    row = pointer + entry * levels
+    return b.to(tl.int32), row, row + entries * levels, scale, levels - 1
 
 
 @triton.jit
@@ -172,16 +172,19 @@ def truncate(h, p):
 
 
 @triton.jit
-def make_heaviside(KIND: tl.constexpr, steps, t, T: tl.constexpr):
-    """The approximation at threshold t of steps: (thresholds (T,), parameter, table, T)."""
-    threshold, parameter, table, thresholds = steps
-    tau = tl.load(threshold + t).to(tl.float64)
+def make_heaviside(KIND: tl.constexpr, steps, entry, T: tl.constexpr):
+    """The approximation at an entry of steps: (thresholds, parameter, table, number of entries).
+
+    An entry may be a tensor (1, C): each class has a threshold of its own.
+    """
+    threshold, parameter, table, entries = steps
+    tau = tl.load(threshold + entry).to(tl.float64)
     if KIND == "linear":
         h = linear_make(tau, tl.load(parameter), T)
     elif KIND == "sigmoid":
         h = sigmoid_make(tau, tl.load(parameter), T)
     elif KIND == "table":
-        h = table_make(tau, table, t, thresholds, T)
+        h = table_make(tau, table, entry, entries, T)
     else:
         h = (tau.to(T),)
     return h

@@ -41,14 +41,24 @@ def load_counts(counts, index, mask):
 
 
 @triton.jit
-def class_totals(totals, cross_entropies, c, classes, AVERAGE: tl.constexpr):
-    """Of classes (C,): weight of the counted samples, share in the mean (not normed), entropy."""
+def class_totals(
+    sums, class_weight, c, classes, AVERAGE: tl.constexpr, CLASS_INDICES: tl.constexpr
+):
+    """Of classes (C,): weight of the counted samples, share in the mean (not normed), entropy, and
+    the weight that its mean is taken over: of a softmax, that of the positives."""
+    _, totals, cross_entropies = sums
     known = c < classes
-    weight = tl.load(totals + 2 * c, known, other=0.0)
+    weight = tl.load(totals + 3 * c, known, other=0.0)
+    positives = tl.load(totals + 3 * c + 1, known, other=0.0)
     share = tl.where(weight > 0.0, 1.0, 0.0).to(tl.float64)
     if AVERAGE == "weighted":
-        share *= tl.load(totals + 2 * c + 1, known, other=0.0)
-    return weight, share, tl.load(cross_entropies + c, known, other=0.0)
+        share *= positives
+    elif AVERAGE == "present":
+        share = tl.where(positives > 0.0, share, 0.0)
+    if class_weight is not None:
+        share *= tl.load(class_weight + c, known, other=0.0)
+    entropy = tl.load(cross_entropies + c, known, other=0.0)
+    return weight, share, entropy, positives if CLASS_INDICES else weight
 
 
 @triton.jit
@@ -59,13 +69,14 @@ def finish_loss(
     thresholds,
     AVERAGE: tl.constexpr,
     MAXIMIZE: tl.constexpr,
+    CLASS_INDICES: tl.constexpr,
     C: tl.constexpr,
     TILE_T: tl.constexpr,
 ):
     """From counts, totals and cross-entropies to the loss; ``loss`` as in soft_counts_kernel."""
-    counts, totals, cross_entropies = sums
-    metric, loss_rule, output, grad_counts, grad_cross_entropy = loss
-    zero_division, bce_weight = tl.load(loss_rule), tl.load(loss_rule + 1)
+    counts = sums[0]
+    metric, loss_rule, class_weight, output, grad_counts, grad_cross_entropy = loss
+    zero_division, ce_weight = tl.load(loss_rule), tl.load(loss_rule + 1)
     sign: tl.constexpr = -1.0 if MAXIMIZE else 1.0
     empty = 1.0 - zero_division if MAXIMIZE else zero_division
     sign_of_mean = sign / tl.cast(thresholds, tl.float64)
@@ -73,18 +84,24 @@ def finish_loss(
     all_weight = tl.zeros((C,), tl.float64)
     all_shares = tl.zeros((C,), tl.float64)
     all_entropy = tl.zeros((C,), tl.float64)
+    all_entropy_weight = tl.zeros((C,), tl.float64)
     for first in range(0, classes, C):
         c = first + tl.arange(0, C)
-        weight, share, entropy = class_totals(totals, cross_entropies, c, classes, AVERAGE)
+        weight, share, entropy, entropy_weight = class_totals(
+            sums, class_weight, c, classes, AVERAGE, CLASS_INDICES
+        )
         all_weight += weight
         all_shares += share
         all_entropy += entropy
+        all_entropy_weight += entropy_weight
     weight_sum, share_sum = tl.sum(all_weight), tl.sum(all_shares)
-    entropy_share = tl.where(weight_sum > 0.0, bce_weight / weight_sum, 0.0)
+    entropy_weight_sum = tl.sum(all_entropy_weight)
+    entropy_share = tl.where(entropy_weight_sum > 0.0, ce_weight / entropy_weight_sum, 0.0)
 
     if AVERAGE == "micro":
         value = micro_metric(
-            counts, metric, grad_counts, zero_division, sign_of_mean, classes, thresholds, C, TILE_T
+            *(counts, metric, grad_counts, zero_division, sign_of_mean),
+            *(weight_sum > 0.0, classes, thresholds, C, TILE_T),
         )
         of_counts = 1.0 - value if MAXIMIZE else value
         of_counts = tl.where(weight_sum > 0.0, of_counts, 0.0)
@@ -93,11 +110,13 @@ def finish_loss(
 
     for first in range(0, classes, C):
         c = first + tl.arange(0, C)
-        weight, share, entropy = class_totals(totals, cross_entropies, c, classes, AVERAGE)
+        weight, share, entropy, _ = class_totals(
+            sums, class_weight, c, classes, AVERAGE, CLASS_INDICES
+        )
         of_class = entropy_share
         if AVERAGE == "none":
             share = tl.full((C,), 1.0, tl.float64)
-            of_class = tl.where(weight > 0.0, bce_weight / weight, 0.0)
+            of_class = tl.where(weight > 0.0, ce_weight / weight, 0.0)
         elif AVERAGE != "micro":
             share = tl.where(share_sum > 0.0, share / share_sum, 0.0)
         if AVERAGE != "micro":
@@ -115,9 +134,9 @@ def finish_loss(
     if AVERAGE == "micro":
         tl.store(output, of_counts + entropy_share * tl.sum(all_entropy))
     elif AVERAGE != "none":
-        # "weighted" without any positive is a ratio with denominator 0.
-        without = (share_sum == 0.0) & (weight_sum > 0.0)
-        mean = tl.where(without, empty, 0.0) + tl.sum(of_counts)
+        mean = tl.sum(of_counts)
+        if AVERAGE == "weighted":  # without any positive it is a ratio with denominator 0
+            mean += tl.where((share_sum == 0.0) & (weight_sum > 0.0), empty, 0.0)
         tl.store(output, mean + entropy_share * tl.sum(all_entropy))
 
 
@@ -157,6 +176,7 @@ def micro_metric(
     grad_counts,
     zero_division,
     scale,
+    counted,
     classes,
     thresholds,
     C: tl.constexpr,
@@ -184,6 +204,7 @@ def micro_metric(
             mask = (c < classes)[:, None] & (t < thresholds)[None, :]
             index = (c.to(tl.int64)[:, None] * thresholds + t[None, :]) * 4
             for i in tl.static_range(4):
-                of_class = tl.zeros((C, TILE_T), tl.float64) + scale * partials[i][None, :]
+                of_class = tl.where(counted, scale * partials[i], 0.0)[None, :]
+                of_class += tl.zeros((C, TILE_T), tl.float64)
                 tl.store(grad_counts + index + i, of_class, mask)
     return tl.sum(value_sum) / tl.cast(thresholds, tl.float64)

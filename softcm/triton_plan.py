@@ -1,4 +1,7 @@
-"""How the samples, classes and thresholds of a call are divided among Triton programs."""
+"""How the samples, groups and thresholds of a call are divided among Triton programs.
+
+A group has counts of its own: a class, or with ``per_sample`` a class of one sample of (N, C, *).
+"""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -6,16 +9,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 Strides = tuple[int, int, int]
-MOST_TILES = 65_535  # of the second and third dimension of a grid
 
 
 class Tuning(NamedTuple):
     """Sizes chosen from what the compilers report (benchmarks/triton_on_paper.py), never timed."""
 
-    tile: int = 512  # samples x classes that a program looks at together
+    tile: int = 512  # samples x groups that a program looks at together
     backward_tiles: int = 2  # that a program of the backward pass takes as one
     terms: int = 8  # that a lane adds up in float32: keeps the error of a count below 1e-6
-    most_classes: int = 16  # of a tile
+    most_groups: int = 16  # of a tile
     most_thresholds: int = 2  # of a program: each has four sums in registers
     programs: int = 4096  # beyond which a program takes more samples instead
     sums: int = 1024  # of the programs, that the last one adds up together
@@ -28,10 +30,10 @@ class Plan(NamedTuple):
     length: int  # samples of a row
     divide: bool  # whether a sample's place has to be divided into n and l
     samples: int  # of a tile
-    classes: int  # of a tile
+    groups: int  # of a tile
     tiles: int
-    group: int  # thresholds of a program
-    groups: int
+    thresholds: int  # of a program
+    ranges: int  # of thresholds
     part: int  # samples of a program
     parts: int  # of a row
     columns: int  # of the table of all programs' sums that are added up together
@@ -52,12 +54,15 @@ def make_plan(
     inner: int,
     thresholds: int,
     strides: tuple[Strides, ...],
+    per_sample: bool,
     tuning: Tuning,
 ) -> Plan:
     """By the sizes alone, so that sums come out the same from run to run."""
     strides = (*strides, (classes * inner, inner, 1))
-    rows, length, divide = n, inner, False
-    if inner == 1:
+    rows, length, divide, groups = n, inner, False, classes
+    if per_sample:
+        rows, groups = 1, n * classes
+    elif inner == 1:
         strides = tuple((0, of_c, of_n) for of_n, of_c, _ in strides)
         rows, length = 1, n
     elif n == 1 or all(of_n == inner * of_l for of_n, _, of_l in strides):
@@ -65,16 +70,16 @@ def make_plan(
     elif inner < tuning.tile // 2:
         rows, length, divide = 1, n * inner, True
 
-    # Several classes to a tile where they lie closer than the samples, or samples are few.
+    # Several groups to a tile where they lie closer than the samples, or samples are few.
     samples, of_tile = tuning.tile, 1
     few = length < tuning.tile // 2
-    if classes > 1 and (strides[0][1] < strides[0][2] or few or classes > MOST_TILES):
-        of_tile = min(_power_of_two(classes), tuning.most_classes)
+    if groups > 1 and (strides[0][1] < strides[0][2] or few):
+        of_tile = min(_power_of_two(groups), tuning.most_groups)
         samples = min(tuning.tile // of_tile, _power_of_two(max(length, 32)))
-    tiles = -(-classes // of_tile)
-    groups = -(-thresholds // tuning.most_thresholds)
+    tiles = -(-groups // of_tile)
+    ranges = -(-thresholds // tuning.most_thresholds)
     unit = samples * tuning.terms
-    most_parts = max(tuning.programs // (rows * tiles * groups), 1)
+    most_parts = max(tuning.programs // (rows * tiles * ranges), 1)
     part = unit * -(-length // (unit * most_parts))
     return Plan(
         strides=strides,
@@ -82,13 +87,13 @@ def make_plan(
         length=length,
         divide=divide,
         samples=samples,
-        classes=of_tile,
+        groups=of_tile,
         tiles=tiles,
-        group=-(-thresholds // groups),
-        groups=groups,
+        thresholds=-(-thresholds // ranges),
+        ranges=ranges,
         part=part,
         parts=-(-length // part),
-        columns=min(_power_of_two(classes * (4 * thresholds + 3)), tuning.sums // 8),
+        columns=min(_power_of_two(groups * (4 * thresholds + 4)), tuning.sums // 8),
     )
 
 

@@ -1,14 +1,24 @@
 """Reading a tile of samples: strides, dtypes, logits, weights, class indices, ignored samples.
 
-An operand is a tuple (pointer, strides of N, C and L), as in csrc/problem.h. A batch is (input,
-target, weight, pos_weight, ignore_index, inner, classes), where weight, pos_weight and ignore_index
-may be None and pos_weight is (pointer, stride). T is the arithmetic type.
+An operand is a tuple (pointer, strides of N, C and L), as in csrc/layout.h. A batch is (input,
+target, weight, pos_weight, ignore_index, ignore_nan, inner, classes, groups), where weight,
+pos_weight, ignore_index and ignore_nan may be None and pos_weight is (pointer, stride). T is the
+arithmetic type.
 """
 
 import triton
 import triton.language as tl
 
 from .triton_math import exp_nonpositive, log_one_plus, minus_log, minus_log_one_minus
+
+
+@triton.jit
+def rows_and_classes(row, groups, classes, PER_SAMPLE: tl.constexpr):
+    """The rows and classes of groups (1, C). With PER_SAMPLE each of the N samples is a row."""
+    if PER_SAMPLE:
+        return groups // classes, groups % classes
+    else:
+        return row, groups
 
 
 @triton.jit
@@ -41,7 +51,7 @@ def load_samples(
 
     A sample that does not count has p = 1/2 and no weight. The last item tells of bad values.
     """
-    input, target, weight, pos_weight, ignore_index, inner, class_number = batch
+    input, target, weight, pos_weight, ignore_index, ignore_nan, inner, class_number, _ = batch
     raw = tl.load(locate(target, row, begin, inner, samples, classes, DIVIDE), mask, other=0)
     # Half types before any arithmetic, integers before they meet a number they may not hold.
     if not raw.dtype.is_floating():
@@ -53,13 +63,18 @@ def load_samples(
     counted = mask
     if ignore_index is not None:
         counted = mask & (label != ignore_index)
+    if ignore_nan is not None:
+        counted = counted & (label == label)
     if CLASS_INDICES:
-        y = tl.where(counted & (label == classes), 1.0, 0.0).to(T)
         good = (label >= 0) & (label < class_number)
+        faults = tl.where(good | ~counted, 0, 1)
+        if ignore_index is not None:  # a class that is ignored has no sample that counts
+            counted = counted & (classes != ignore_index)
+        y = tl.where(counted & (label == classes), 1.0, 0.0).to(T)
     else:
-        y = tl.where(counted, label.to(T), 0.0)
         good = (label >= 0) & (label <= 1)
-    faults = tl.where(good | ~counted, 0, 1)
+        faults = tl.where(good | ~counted, 0, 1)
+        y = tl.where(counted, label.to(T), 0.0)
 
     x = tl.load(locate(input, row, begin, inner, samples, classes, DIVIDE), mask, other=0).to(T)
     if FROM_LOGITS:

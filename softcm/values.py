@@ -14,6 +14,7 @@ from torch import Tensor
 from .inputs import (
     LOGITS_HINT,
     SWAPPED_HINT,
+    Batch,
     accumulation_dtype,
     class_indices,
     is_transformed,
@@ -21,10 +22,10 @@ from .inputs import (
 )
 
 
-def check_threshold(threshold: Tensor) -> None:
+def check_threshold(threshold: Tensor, hint: str = "") -> None:
     raise_unless(
         (threshold > 0) & (threshold < 1),
-        lambda: f"threshold must lie in (0, 1), got {_range(threshold)}",
+        lambda: f"threshold must lie in (0, 1), got {_range(threshold)}{hint}",
     )
 
 
@@ -64,13 +65,16 @@ def plain(x: Tensor) -> Tensor:
     return x
 
 
-def target_hint(input: Tensor, target: Tensor, ignore_index: int | None) -> str:
+def target_hint(batch: Batch) -> str:
     """Where labels out of range most often come from, for the end of a message."""
-    input, target = plain(input), plain(target)
+    input, target = plain(batch.input), plain(batch.target)
+    ignore_index = batch.ignore_index
+    if bool(target.isnan().any()) and not batch.ignore_nan:
+        return '; pass ignore_index=float("nan") if NaN marks labels that are missing'
     whole = bool((target == target.round()).all()) if target.is_floating_point() else True
     if not whole:
         return SWAPPED_HINT if bool(((input == 0) | (input == 1)).all()) else ""
-    found = target.double().unique().tolist()
+    found = target.unique().tolist()
     found = [int(value) for value in found if value != ignore_index and abs(value) < math.inf]
     indices = class_indices(input, target)
     classes = number_of_classes(input) if indices else 2

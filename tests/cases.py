@@ -6,6 +6,7 @@ the rounding of its values, in every dtype.
 """
 
 import itertools
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,9 +21,16 @@ from softcm import Linear, Sigmoid, Table
 # float32 holds these thresholds and their breakpoints tau -+ min(tau, 1 - tau) / 2 exactly, and so
 # do the half types: only at them can a test say on which segment a breakpoint lies.
 EXACT_THRESHOLDS = (0.25, 0.5, 0.75)
-AVERAGES = ("macro", "micro", "weighted", "none")
+AVERAGES = ("macro", "micro", "weighted", "none", "present")
 DEFAULT = Linear()
 TENTHS = tuple(i / 10 for i in range(1, 10))
+# Losses that choose their threshold; tests/test_operating_point_losses.py is about them.
+OPERATING_POINTS = {
+    "recall_at_fixed_precision_loss": "min_precision",
+    "precision_at_fixed_recall_loss": "min_recall",
+    "sensitivity_at_specificity_loss": "min_specificity",
+    "specificity_at_sensitivity_loss": "min_sensitivity",
+}
 
 # Every loss, with the arguments that it needs of its own.
 LOSSES = {
@@ -40,7 +48,10 @@ LOSSES = {
     "informedness": (softcm.informedness_loss, {}),
     "kappa": (softcm.kappa_loss, {}),
     "cost": (softcm.cost_loss, {"costs": (0.0, 5.0, 1.0, -0.5)}),
+    "dice": (softcm.dice_loss, {"smooth": 1.5}),
+    "focal_tversky": (softcm.focal_tversky_loss, {"gamma": 1.5}),
     "auroc": (softcm.auroc_loss, {}),
+    "partial_auroc": (softcm.auroc_loss, {"max_fpr": 0.4}),
     "auprc": (softcm.auprc_loss, {}),
     "linear_fractional": (
         softcm.confusion_loss,
@@ -56,7 +67,7 @@ class Example(NamedTuple):
     input: Tensor
     target: Tensor
     options: dict[str, Any]  # of soft_confusion_matrix
-    loss_options: dict[str, Any]  # average and bce_weight
+    loss_options: dict[str, Any]  # average, ce_weight and class_weight
 
     def in_float64(self) -> "Example":
         """The problem that the same values, as they have been rounded, pose in float64."""
@@ -75,13 +86,16 @@ class Case:
     layout: str = "contiguous"
     target_layout: str = "contiguous"
     threshold: float | tuple[float, ...] = 0.5
+    of_classes: bool = False  # C times as many thresholds, each class its own
     heaviside: Linear | Sigmoid | Table = DEFAULT
     membership: str = "soft"
     weight: str | None = None  # or "sample", "per row", "per class", "scalar", "zeros"
     pos_weight: str | None = None  # or "scalar", "classes"
-    ignore_index: int | None = None
+    ignore_index: float | None = None
+    per_sample: bool = False
     average: str = "macro"
-    bce_weight: float = 0.0
+    class_weight: bool = False
+    ce_weight: float = 0.0
 
     @property
     def from_logits(self) -> bool:
@@ -103,18 +117,24 @@ class Case:
         generator = torch.Generator().manual_seed(zlib.crc32(self.id.encode()))
         input = lay_out(self._input(generator, dtype).to(device), self.layout)
         target = lay_out(self._target(generator, dtype).to(device), self.target_layout)
+        threshold: Any = self.threshold
+        if self.of_classes:
+            rows = torch.tensor(self.thresholds, dtype=torch.float64)
+            threshold = rows.reshape(self.classes, -1).to(device)
         options = {
-            "threshold": self.threshold,
+            "threshold": threshold,
             "heaviside": self.heaviside,
             "membership": self.membership,
             "from_logits": self.from_logits,
             "ignore_index": self.ignore_index,
             "weight": self._weight(generator, target, dtype),
             "pos_weight": self._pos_weight(device),
+            "per_sample": self.per_sample,
         }
-        return Example(
-            input, target, options, {"average": self.average, "bce_weight": self.bce_weight}
-        )
+        loss_options = {"average": self.average, "ce_weight": self.ce_weight}
+        if self.class_weight:
+            loss_options["class_weight"] = torch.linspace(0, 2, self.classes).to(device)
+        return Example(input, target, options, loss_options)
 
     def _input(self, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         x = self._draw(generator).to(dtype)
@@ -229,6 +249,7 @@ def _generate() -> Iterator[Case]:
     yield from _targets()
     yield from _approximations()
     yield from _options()
+    yield from _groups()
     yield from _many_thresholds()
     yield from _tables()
     yield from _combinations()
@@ -258,7 +279,7 @@ def _sizes_and_shapes() -> Iterator[Case]:
         yield Case(f"size-{size}-staged", shape=(size,), values="logits", heaviside=Sigmoid())
     for shape in SHAPES:
         yield Case(f"shape-{_name(shape)}", shape=shape, target="float")
-        yield Case(f"shape-{_name(shape)}-logits", shape=shape, values="logits", bce_weight=0.3)
+        yield Case(f"shape-{_name(shape)}-logits", shape=shape, values="logits", ce_weight=0.3)
         if shape[1] > 1:
             yield Case(f"index-{_name(shape)}", shape=shape, target="index", threshold=(0.2, 0.5))
             yield Case(f"index-{_name(shape)}-logits", shape=shape, target="index", values="logits")
@@ -296,7 +317,7 @@ def _targets() -> Iterator[Case]:
             values="logits",
             weight="sample",
             pos_weight="classes",
-            bce_weight=0.3,
+            ce_weight=0.3,
             threshold=(0.3, 0.7),
         )
 
@@ -339,18 +360,18 @@ def _options() -> Iterator[Case]:
             f"weight-{weight}-classes".replace(" ", "_"),
             shape=(300, 17),
             weight=weight,
-            bce_weight=1.0,
+            ce_weight=1.0,
             membership="gated",
         )
-    yield Case("weight-index", shape=(40, 3, 9), target="index", weight="sample", bce_weight=1.0)
+    yield Case("weight-index", shape=(40, 3, 9), target="index", weight="sample", ce_weight=1.0)
     for pos_weight in ("scalar", "classes"):
-        options = {"pos_weight": pos_weight, "bce_weight": 0.3}
+        options = {"pos_weight": pos_weight, "ce_weight": 0.3}
         yield Case(f"pos_weight-{pos_weight}", shape=(300, 3), **options)
         yield Case(f"pos_weight-{pos_weight}-one", target="soft", values="logits", **options)
     for target, ignored in (("int64", -100), ("uint8", 255), ("float", -1), ("index", -100)):
         shape = (300, 3)
         yield Case(f"ignore-{target}", shape=shape, target=target, ignore_index=ignored)
-        options = {"weight": "sample", "pos_weight": "classes", "bce_weight": 0.3}
+        options = {"weight": "sample", "pos_weight": "classes", "ce_weight": 0.3}
         yield Case(
             f"ignore-{target}-all",
             shape=shape,
@@ -360,12 +381,12 @@ def _options() -> Iterator[Case]:
             **options,
         )
     # An ignored class index, and an ignored label, among those that would be valid.
-    yield Case("ignore-index-2", shape=(300, 5), target="index", ignore_index=2, bce_weight=0.3)
+    yield Case("ignore-index-2", shape=(300, 5), target="index", ignore_index=2, ce_weight=0.3)
     yield Case("ignore-label-0", positives=0.6, ignore_index=0, weight="sample")
-    for bce_weight in (0.3, 2.0):
+    for ce_weight in (0.3, 2.0):
         for values in ("uniform", "exact", "logits", "large logits"):
             yield Case(
-                f"bce{bce_weight}-{values}".replace(" ", "_"), values=values, bce_weight=bce_weight
+                f"bce{ce_weight}-{values}".replace(" ", "_"), values=values, ce_weight=ce_weight
             )
     for average in AVERAGES:
         for target in ("int64", "index"):
@@ -379,9 +400,103 @@ def _options() -> Iterator[Case]:
                 threshold=(0.3, 0.5),
                 weight="zeros",
                 pos_weight="classes",
-                bce_weight=0.5,
+                ce_weight=0.5,
                 **options,
             )
+
+
+def _groups() -> Iterator[Case]:
+    """Counts of single samples, thresholds of single classes, and what else is by class."""
+    for shape in ((6, 3, 40), (5, 2, 11, 13), (30, 4), (3, 1, 50)):
+        base = Case(f"per-sample-{_name(shape)}", shape=shape, target="float", per_sample=True)
+        yield base
+        yield replace(base, id=base.id + "-logits", values="logits", target="uint8", ce_weight=0.3)
+        if shape[1] > 1:
+            yield replace(base, id=base.id + "-index", target="index", values="logits")
+    samples = Case("per-sample", (6, 3, 40), target="index", values="logits", per_sample=True)
+    for average in AVERAGES:
+        yield replace(samples, id=f"per-sample-{average}", average=average, weight="sample")
+        yield replace(
+            samples,
+            id=f"per-sample-{average}-labels",
+            target="bool",
+            average=average,
+            positives=0.02,  # some samples have none
+            ce_weight=0.3,
+            pos_weight="classes",
+        )
+    yield replace(samples, id="per-sample-layout", layout="channels last", threshold=(0.3, 0.6))
+    yield replace(samples, id="per-sample-ignored", ignore_index=1, ce_weight=0.3)
+    yield replace(samples, id="per-sample-classes", threshold=(0.2, 0.4, 0.6), of_classes=True)
+    yield replace(samples, id="per-sample-class-weight", class_weight=True, heaviside=Sigmoid())
+    yield replace(samples, id="per-sample-many", shape=(3, 2, 600), threshold=TENTHS + TENTHS)
+
+    three, six = (0.2, 0.5, 0.7), (0.2, 0.5, 0.7, 0.3, 0.4, 0.9)
+    for heaviside in (Linear(), Sigmoid(), Sigmoid(50.0), Table()):
+        for thresholds in (three, six):
+            yield Case(
+                f"thresholds-of-classes-{heaviside.kind}{heaviside.parameter:g}-{len(thresholds)}",
+                shape=(300, 3),
+                target="float",
+                heaviside=heaviside,
+                threshold=thresholds,
+                of_classes=True,
+            )
+    for name, options in (
+        ("logits", {"values": "logits", "target": "soft", "membership": "gated"}),
+        ("index", {"values": "logits", "target": "index", "ce_weight": 0.3}),
+        ("weights", {"weight": "sample", "pos_weight": "classes", "average": "micro"}),
+    ):
+        yield Case(
+            f"thresholds-of-classes-{name}", (30, 3, 9), threshold=six, of_classes=True, **options
+        )
+    # The classes have buckets of different numbers.
+    many = (*(i / 40 for i in range(1, 31)), *(i / 60 for i in range(1, 31)), *(15 * TENTHS)[:30])
+    for heaviside in (Linear(), Sigmoid()):
+        yield Case(
+            f"thresholds-of-classes-many-{heaviside.kind}",
+            shape=(600, 3),
+            heaviside=heaviside,
+            threshold=many,
+            of_classes=True,
+        )
+
+    for shape in ((400,), (300, 3)):
+        yield Case(f"missing-{_name(shape)}", shape, target="float", ignore_index=math.nan)
+        yield Case(
+            f"missing-{_name(shape)}-all",
+            shape,
+            values="logits",
+            target="soft",
+            ignore_index=math.nan,
+            weight="sample",
+            pos_weight="classes",
+            ce_weight=0.3,
+        )
+    for average in ("macro", "present"):
+        for target in ("int64", "index"):
+            yield Case(
+                f"class-weight-{average}-{target}",
+                shape=(40, 5),
+                values="logits",
+                target=target,
+                positives=0.02,
+                average=average,
+                class_weight=True,
+                threshold=(0.3, 0.6),
+            )
+    for target in ("index", "int64"):  # the softmax's cross-entropy, and that of each class
+        yield Case(
+            f"ce-{target}-weights",
+            shape=(300, 4),
+            values="logits",
+            target=target,
+            weight="sample",
+            pos_weight="classes",
+            ce_weight=2.0,
+        )
+        yield Case(f"ce-{target}", (300, 4), target=target, ce_weight=2.0)
+        yield Case(f"ce-{target}-none", (300, 4), target=target, ce_weight=2.0, average="none")
 
 
 def _many_thresholds() -> Iterator[Case]:
@@ -408,7 +523,7 @@ def _many_thresholds() -> Iterator[Case]:
         # 0, 1 and elements on a threshold or breakpoint.
         yield replace(base, id=base.id + "-exact", values="exact", threshold=exact)
     for name, target, options in (
-        ("soft", "soft", {"weight": "zeros", "bce_weight": 0.3}),
+        ("soft", "soft", {"weight": "zeros", "ce_weight": 0.3}),
         ("classes", "int64", {"weight": "per row", "pos_weight": "classes", "average": "weighted"}),
         ("ignored", "float", {"ignore_index": -1, "average": "none"}),
         ("index", "index", {"ignore_index": -100, "values": "logits", "average": "micro"}),
@@ -443,7 +558,7 @@ def _tables() -> Iterator[Case]:
             heaviside=Table(Sigmoid(), dtype=torch.float16),
             weight="sample",
             pos_weight="classes",
-            bce_weight=0.3,
+            ce_weight=0.3,
         )
         yield replace(base, id=f"table-{membership}-fine", heaviside=fine, threshold=hundred)
     own = Table(Sigmoid(50.0), decimals=1, thresholds=(0.7, 0.25))
@@ -461,8 +576,8 @@ def _combinations() -> Iterator[Case]:
         yield Case(f"large-logits-{target}", shape=(300, 3), values="large logits", target=target)
     for membership in ("soft", "gated"):
         yield Case(f"sure-logits-{membership}", values="sure logits", membership=membership)
-    yield Case("far-logits", values="far logits", bce_weight=0.3)
-    yield Case("large-logits-sigmoid", values="large logits", heaviside=Sigmoid(), bce_weight=0.3)
+    yield Case("far-logits", values="far logits", ce_weight=0.3)
+    yield Case("large-logits-sigmoid", values="large logits", heaviside=Sigmoid(), ce_weight=0.3)
     yield Case("skewed", shape=(5000,), values="skewed", positives=0.01)
     yield Case(
         "skewed-gated",
@@ -472,7 +587,7 @@ def _combinations() -> Iterator[Case]:
         heaviside=Sigmoid(),
         membership="gated",
         threshold=(0.1, 0.5),
-        bce_weight=0.3,
+        ce_weight=0.3,
     )
     yield Case("large", shape=(1_000_001,), target="float", threshold=(0.3, 0.5))
 

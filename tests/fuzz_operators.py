@@ -18,7 +18,7 @@ import torch
 from cases import lay_out
 
 from softcm import _extension, autograd, reference  # noqa: F401  (autograd: the fake kernels)
-from softcm.inputs import class_indices, number_of_classes
+from softcm.inputs import Batch, class_indices, number_of_classes
 
 OPERATORS = (
     *("soft_counts", "soft_counts_backward", "fractional_loss", "composite_loss"),
@@ -86,11 +86,14 @@ class Draw:
             target = (target if pick((True, False)) else target < 0.3).to(pick(LABELS))
         target = self.layout(target)
         thresholds = pick((1, 1, 2, 9, 40))
-        threshold = (0.01 + 0.98 * self.rand(thresholds)).to(pick(FLOATS[:2])).sort().values
+        per_sample = input.numel() > shape[0] and pick((True, False, False))
+        rows = (classes,) if pick((True, False, False)) else ()
+        threshold = 0.01 + 0.98 * self.rand(*rows, thresholds)
+        threshold = threshold.to(pick(FLOATS[:2])).sort().values
         kind = pick(("linear", "sigmoid", "step", "table"))
         parameter, table = {"linear": 0.1, "sigmoid": 10.0, "step": 0.0, "table": 100.0}[kind], None
         if kind == "table":
-            table = self.layout(self.rand(2, thresholds, 100).float())
+            table = self.layout(self.rand(2, threshold.numel(), 100).float())
         weight = self.layout((2 * self.rand(*target.shape)).to(pick(LABELS)))
         pos_weight = self.rand(classes).to(pick(FLOATS))
         return {
@@ -101,9 +104,11 @@ class Draw:
             "pos_weight": pick((None, pos_weight)),
             "table": table,
             "ignore_index": pick((None, None, 0, 255)),
+            "ignore_nan": pick((True, False)),
             "heaviside": kind,
             "parameter": parameter,
             "membership": pick(("soft", "gated")),
+            "per_sample": per_sample,
             "from_logits": from_logits,
         }
 
@@ -117,24 +122,30 @@ class Draw:
             given = dict(zip(names, tensors, strict=True))
             return given if operator.endswith("backward") else {"input": given["input"]}
         given = self.batch_and_rule()
-        classes, thresholds = number_of_classes(given["input"]), len(given["threshold"])
+        classes, thresholds = number_of_classes(given["input"]), given["threshold"].shape[-1]
+        groups = classes * (given["input"].shape[0] if given["per_sample"] else 1)
         if operator == "soft_counts":
             return given | {"with_cross_entropy": pick((True, False))}
         if operator == "soft_counts_backward":
             grads = {
-                "grad_counts": self.layout(self.rand(classes, thresholds, 4)),
-                "grad_cross_entropy": self.rand(classes),
-                "grad_loss": pick((None, self.rand(), self.rand(classes).float())),
+                "grad_counts": self.layout(self.rand(groups, thresholds, 4)),
+                "grad_cross_entropy": self.rand(groups),
+                "grad_loss": pick((None, self.rand(), self.rand(groups).float())),
             }
             threshold_grad = given["table"] is None and pick((True, False))
-            return grads | given | {"threshold_grad": threshold_grad}
+            return given | grads | {"threshold_grad": threshold_grad}
         own = self.rand(10) if operator == "fractional_loss" else pick(COMPOSITE)
+        average = pick(("macro", "micro", "weighted", "none", "present"))
+        weighs_classes = average in ("macro", "present") and pick((True, False))
+        indices = class_indices(given["input"], given["target"])
         return given | {
-            "metric": own,
+            "per_sample": False,
+            "class_weight": self.rand(classes) if weighs_classes else None,
             "maximize": pick((True, False)),
-            "average": pick(("macro", "micro", "weighted", "none")),
+            "average": average,
             "zero_division": 0.0,
-            "bce_weight": pick((0.0, 0.3)),
+            "ce_weight": 0.0 if average == "none" and indices else pick((0.0, 0.3)),
+            "metric": own,
             "with_grad": pick((True, False)),
         }
 
@@ -212,7 +223,9 @@ def same_as_reference(given, results):
     """Whether counts are those of the reference; where a step may fall on either side, yes."""
     if given["from_logits"] and given["heaviside"] in ("step", "table"):
         return True
-    expected = reference.soft_counts(*given.values())
+    values = dict(given)
+    with_cross_entropy = values.pop("with_cross_entropy")
+    expected = reference.soft_counts(Batch(**values), with_cross_entropy)
     for actual, wanted in zip(results, expected, strict=True):
         scale = max(1.0, wanted.abs().max().item())
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * scale)

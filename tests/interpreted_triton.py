@@ -34,7 +34,7 @@ from softcm.triton_math import (
 from softcm.triton_plan import Tuning
 
 # So small that a few hundred samples are many programs, whose sums take several rounds.
-SMALL = Tuning(tile=32, terms=2, most_classes=4, most_thresholds=2, programs=16)
+SMALL = Tuning(tile=32, terms=2, most_groups=4, most_thresholds=2, programs=16)
 
 
 @pytest.fixture
@@ -93,19 +93,67 @@ def test_sums_of_equal_probabilities(heaviside, p):
 # Programs and memory.
 
 CHECKED = [
-    Case("one-class", (300,), "logits", target="soft", heaviside=Sigmoid(), bce_weight=0.3),
+    Case("one-class", (300,), "logits", target="soft", heaviside=Sigmoid(), ce_weight=0.3),
     Case("thresholds", (150,), threshold=(0.2, 0.4, 0.5, 0.7, 0.9), weight="zeros"),
     Case("classes", (70, 7), target="uint8", pos_weight="classes", average="weighted"),
     Case("indices", (3, 5, 50), "logits", target="index", ignore_index=2, average="none"),
     Case("strides", (9, 3, 7), layout="step", target_layout="transposed", average="micro"),
+    # A plan for each: groups of one sample's classes in turn, and side by side; one class.
+    Case(
+        "samples",
+        (3, 5, 50),
+        target="index",
+        ignore_index=2,
+        per_sample=True,
+        threshold=(0.2, 0.4, 0.5, 0.7, 0.9),
+        of_classes=True,
+        pos_weight="classes",
+        average="present",
+        class_weight=True,
+        ce_weight=0.3,
+    ),
+    Case(
+        "samples-strides",
+        (7, 3, 9),
+        "logits",
+        positives=0.05,
+        per_sample=True,
+        layout="channels last",
+        weight="per row",
+        average="weighted",
+        ce_weight=0.3,
+    ),
+    Case(
+        "samples-missing",
+        (3, 1, 90),
+        target="soft",
+        ignore_index=math.nan,
+        per_sample=True,
+        threshold=(0.3, 0.6),
+        average="none",
+    ),
+    Case(
+        "thresholds-of-classes",
+        (70, 3),
+        threshold=(0.2, 0.4, 0.5, 0.7, 0.9, 0.6),
+        of_classes=True,
+        average="present",
+        class_weight=True,
+        target="float",
+        ignore_index=math.nan,
+    ),
 ]
 each_checked = pytest.mark.parametrize("case", CHECKED, ids=backends.get_id)
+
+
+def thresholds_of(example):
+    return torch.as_tensor(example.options["threshold"]).detach().clone()
 
 
 @each_checked
 def test_programs_in_any_order_give_the_same_bits(case, small):
     example = case.build()
-    tau = torch.tensor(case.thresholds, requires_grad=True)
+    tau = thresholds_of(example).float().requires_grad_()
     results = []
     for seed in range(2):
         with checked(seed):
@@ -128,7 +176,7 @@ def test_threshold_gradient(case, small):
     example = case.build(dtype=torch.float64)
 
     def gradient(backend):
-        tau = torch.tensor(case.thresholds, dtype=torch.float64, requires_grad=True)
+        tau = thresholds_of(example).double().requires_grad_()
         options = example.options | example.loss_options | {"threshold": tau}
         loss = softcm.f1_loss(example.input, example.target, backend=backend, **options)
         return torch.autograd.grad(loss.sum(), tau)[0]
@@ -185,10 +233,10 @@ def test_no_mistake_is_found(small):
 MISTAKES = {
     "relaxed ticket": ("kernels", 'sem="acq_rel"', 'sem="relaxed"', "Race"),
     "last but one": ("kernels", "== programs - 1", "== programs - 2", "Race"),
-    "shared partial": ("kernels", "tl.program_id(0).to(tl.int64) * size", "0 * size", "Race"),
+    "shared partial": ("kernels", "partial + part * size", "partial", "Race"),
     "ticket not reset": ("kernels", "tl.store(ticket, 0)", "pass", "Race|close"),
     "end of a part": ("kernels", "< last - start", "< last - start + 3", "out of bounds"),
-    "end of the classes": ("kernels", "known = tile < classes", "known = tile >= 0", "out of"),
+    "end of the groups": ("kernels", "known = tile < groups", "known = tile >= 0", "out of"),
     "breakpoint": ("math", "tl.where(p < low, m1", "tl.where(p <= low, m1", "of the largest"),
     "side of the threshold": ("math", "below = p < h[0]", "below = p <= h[0]", "of the largest"),
     "ignored sample": ("samples", "tl.where(counted, x, 0.5)", "x", "nan"),
@@ -218,6 +266,16 @@ def test_planted_mistake_is_found(mistake, small, tmp_path, monkeypatch):
         search_for_mistakes()
 
 
+def test_losses_that_one_operator_does_not_take():
+    operator = torch.ops.softcm_triton.fractional_loss.default
+    names = [argument.name for argument in operator._schema.arguments]
+    given = arguments("fractional_loss", ARGUMENT_CASES["indices"], torch.float32, False)
+    given = dict(zip(names, given, strict=True))
+    for change, words in (({"per_sample": True}, "per sample"), ({"average": "none"}, "softmax")):
+        with pytest.raises(RuntimeError, match=words):
+            operator(*(given | change).values())
+
+
 # On a GPU, "auto" is this backend.
 
 
@@ -228,7 +286,7 @@ def test_tuned_threshold_reproduces_its_score(monkeypatch):
     tuned = softcm.tune_threshold(input, target, from_logits=True)
     options = {"threshold": tuned.threshold, "from_logits": True}
     f1 = softcm.metrics.f1(softcm.confusion_matrix(input, target, **options))
-    assert torch.equal(f1.diagonal(), tuned.score)  # of each class at its own threshold
+    assert torch.equal(f1.squeeze(1), tuned.score)
 
 
 # Device maths.
@@ -258,17 +316,17 @@ def grid_of(tau):
 def native_heaviside(p, tau, heaviside):
     """other, dh/dp and dh/dtau of each element by the compiled kernels: a class for each."""
     batch = (p[None], torch.ones_like(p)[None], tau, None, None, None)
-    rule = (None, heaviside.kind, heaviside.parameter, "gated", False)
+    rule = (None, False, heaviside.kind, heaviside.parameter, "gated", False, False)
     counts, _, _ = torch.ops.softcm.soft_counts(*batch, *rule, False)
     h, rest = counts[:, 0, 0], counts[:, 0, 1]
     gradient = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)
     grads = (gradient.expand_as(counts), torch.zeros(p.numel(), dtype=torch.float64), None)
-    of_p, _ = torch.ops.softcm.soft_counts_backward(*grads, *batch, *rule, False)
+    of_p, _ = torch.ops.softcm.soft_counts_backward(*batch, *rule, *grads, False)
     of_tau = []
     for x in p:
         alone = (x[None], torch.ones(1, dtype=p.dtype), *batch[2:])
         grads = (gradient.expand(1, 1, 4), torch.zeros(1, dtype=torch.float64), None)
-        of_tau.append(torch.ops.softcm.soft_counts_backward(*grads, *alone, *rule, True)[1])
+        of_tau.append(torch.ops.softcm.soft_counts_backward(*alone, *rule, *grads, True)[1])
     return torch.where(p < tau, h, rest), of_p[0], torch.cat(of_tau)
 
 
@@ -326,7 +384,9 @@ def test_elementary_functions(dtype):
 
 
 @pytest.mark.parametrize("operator", ["soft_counts", "soft_counts_backward", "fractional_loss"])
-@pytest.mark.parametrize("case", ["one class", "indices", "not dense"])
+@pytest.mark.parametrize(
+    "case", ["one class", "indices", "samples", "thresholds of classes", "missing", "not dense"]
+)
 def test_opcheck(operator, case):
     op = getattr(torch.ops.softcm_triton, operator).default
     for last in (True, False):

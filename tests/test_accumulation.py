@@ -74,7 +74,7 @@ def test_every_loss(name, backend):
     options = {"from_logits": True, "ignore_index": IGNORED, "backend": backend}
     assert_accumulated(module_named(name, **options), features, labels)
     threshold = torch.nn.Parameter(torch.tensor([0.3, 0.6], dtype=torch.float64))
-    options |= {"threshold": threshold, "bce_weight": 0.3, "pos_weight": 2.0}
+    options |= {"threshold": threshold, "ce_weight": 0.3, "pos_weight": 2.0}
     assert_accumulated(module_named(name, **options), features, labels, weight)
     assert_accumulated(module_named(name, **options), features, indices)
 
@@ -84,9 +84,30 @@ def test_every_loss(name, backend):
 @pytest.mark.parametrize("name", ["f1", "mcc"])
 def test_averages_and_single_precision(name, average, backend):
     features, labels, _, _ = batch(torch.float32)
-    options = {"from_logits": True, "ignore_index": IGNORED, "bce_weight": 0.3}
+    options = {"from_logits": True, "ignore_index": IGNORED, "ce_weight": 0.3}
     loss = module_named(name, average=average, backend=backend, **options)
     assert_accumulated(loss, features, labels, rtol=2e-6)
+
+
+@each_backend
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("f1", {"per_sample": True}),
+        ("f1", {"per_sample": True, "average": "none"}),
+        ("dice", {"average": "present", "class_weight": torch.tensor([1.0, 2.0, 0.5])}),
+        ("mcc", {"threshold": torch.tensor([[0.3], [0.5], [0.6]], dtype=torch.float64)}),
+        ("mcc", {"average": "multiclass"}),
+        ("kappa", {"average": "multiclass", "per_sample": True}),
+    ],
+)
+def test_options_of_classes_and_samples(name, options, backend):
+    features, labels, indices, _ = batch()
+    options = {"from_logits": True, "ignore_index": IGNORED, "ce_weight": 0.3} | options
+    loss = module_named(name, backend=backend, **options)
+    if options.get("average") != "multiclass":
+        assert_accumulated(loss, features, labels)
+    assert_accumulated(loss, features, indices)
 
 
 def test_it_is_not_the_mean_of_the_losses_of_the_micro_batches():
@@ -123,7 +144,7 @@ def test_infinite_cross_entropy():
     """Not inf - inf: a sure and wrong logit makes the loss infinite, and its gradient is finite."""
     z = torch.tensor([torch.inf, 0.5], requires_grad=True)
     y = torch.tensor([0, 1])
-    accumulation = softcm.GradientAccumulation(softcm.F1Loss(from_logits=True, bce_weight=1.0))
+    accumulation = softcm.GradientAccumulation(softcm.F1Loss(from_logits=True, ce_weight=1.0))
     for i in range(2):
         accumulation.count(z[i : i + 1], y[i : i + 1])
     losses = [accumulation.loss(z[i : i + 1], y[i : i + 1]) for i in range(2)]
@@ -142,7 +163,7 @@ def test_what_it_refuses():
         accumulation.loss(p, y)
     accumulation.count(p, y)
     for call in (accumulation.count, accumulation.loss):
-        with pytest.raises(ValueError, match="it has 2 classes and 1 thresholds"):
+        with pytest.raises(ValueError, match=r"its sums have shape \(2, 8\).*\(1, 8\)"):
             call(p[:, 0], y[:, 0])
         with pytest.raises(ValueError, match="input must lie in"):
             call(p + 1, y)

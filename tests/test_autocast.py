@@ -22,7 +22,7 @@ def batch(size=400):
 def calls(name, backend):
     """Logits of labels, logits of class indices, probabilities."""
     function, arguments = LOSSES[name]
-    options = {**arguments, "bce_weight": 0.3, "backend": backend}
+    options = {**arguments, "ce_weight": 0.3, "backend": backend}
     return (
         lambda z, labels, _: function(z, labels, from_logits=True, **options),
         lambda z, _, indices: function(z, indices, from_logits=True, **options),

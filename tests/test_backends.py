@@ -115,7 +115,7 @@ def assert_loss(case, example, name, backend):
 
 # For the GPU kernels; tests/test_gradients.py has more of it for the other backends.
 UPSTREAM = [
-    Case(f"upstream-{values}-{size}", shape, values, target="float", average=average, bce_weight=2)
+    Case(f"upstream-{values}-{size}", shape, values, target="float", average=average, ce_weight=2)
     for values in ("uniform", "logits")
     # Large enough for the backward pass to compute the gradient; one factor, and one a class.
     for size, shape, average in (("one", (17_000,), "macro"), ("classes", (300, 3), "none"))
@@ -270,7 +270,7 @@ def test_fused_equals_two_steps(dtype, membership, average, backend):
             input = example.input.detach().requires_grad_()
             options = example.options | {"membership": membership, "average": average}
             loss = softcm.confusion_loss(
-                input, example.target, metric, maximize=maximize, bce_weight=0.3, **options
+                input, example.target, metric, maximize=maximize, ce_weight=0.3, **options
             )
             results.append((loss.detach(), torch.autograd.grad(loss.sum(), input)[0]))
         # Both take the same counts through float64 arithmetic, and so agree to the last bits.
@@ -324,7 +324,7 @@ def test_cross_entropy_of_equal_samples(from_logits, backend):
     for p in [*constants, 0.1, 1 / 3]:
         input = torch.full((8192,), p)
         options = {"weight": torch.full((8192,), p / 3), "from_logits": from_logits}
-        example = Example(input, torch.ones(8192), options, {"bce_weight": 1000.0})
+        example = Example(input, torch.ones(8192), options, {"ce_weight": 1000.0})
         loss, _ = loss_of(example, "f1", backend)
         exact, _ = loss_of(example.in_float64(), "f1", "reference")
         torch.testing.assert_close(loss.double(), exact, rtol=1e-6, atol=0)
@@ -442,7 +442,7 @@ def test_any_shape_and_strides(data):
         weight=data.draw(st.sampled_from([None, "sample", "per row", "zeros"])),
         pos_weight=data.draw(st.sampled_from([None, "classes"])),
         average=data.draw(st.sampled_from(AVERAGES)),
-        bce_weight=data.draw(st.sampled_from([0.0, 0.5])),
+        ce_weight=data.draw(st.sampled_from([0.0, 0.5])),
     )
     example = case.build(dtype=torch.float64)
     for backend in BACKENDS:

@@ -91,10 +91,10 @@ BUCKETS = [
         threshold=tuple(i / 50 for i in range(1, 50)),
         pos_weight="classes",
         membership="gated",
-        bce_weight=0.3,
+        ce_weight=0.3,
     ),
     Case("buckets-one-class-many-blocks", (70_001,), target="float", threshold=NINETEEN),
-    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=NINETEEN, bce_weight=0.3),
+    Case("buckets-pos-weight", (3000, 2), pos_weight="classes", threshold=NINETEEN, ce_weight=0.3),
 ]
 # Every case in float32 and, in turn, in one of the other dtypes.
 DTYPES_OF_CASE = [
@@ -119,6 +119,10 @@ def losses_of(case, i):
 def test_case(case, dtype, names):
     example = case.build(dtype=dtype)
     relative = 1e-5 if dtype in HALF else 1e-12 if dtype == torch.float64 else 1e-6
+    if case.per_sample and len(case.shape) == 2 and case.from_logits and dtype == torch.float32:
+        # A count of one sample has the whole error of its probability: exp is off by two units in
+        # the last place, as on the hardware, and nothing averages it.
+        relative = 2e-6
     exact = counts_of(example.in_float64(), "reference")
     assert_counts(counts_of(example, "native"), exact, relative)
     for name in names:
@@ -133,7 +137,8 @@ COMPOSITE = ("balanced_accuracy", "gmean", "informedness", "mcc", "kappa", "auro
 def test_every_loss(calls, name, average):
     case = by_id[f"average-{average}-index"]
     assert_loss(case, case.build(), name, "native")
-    operator = {"callable": "soft_counts", **dict.fromkeys(COMPOSITE, "composite_loss")}
+    operator = dict.fromkeys(("callable", "focal_tversky", "partial_auroc"), "soft_counts")
+    operator |= dict.fromkeys(COMPOSITE, "composite_loss")
     assert calls[0] == operator.get(name, "fractional_loss")
 
 

@@ -102,10 +102,6 @@ COMPOSITES = {
     "balanced_accuracy": (lambda z: 1 - (0.6 + z) / 2, lambda z: -0.4),
     "informedness": (lambda z: 2 - 0.6 - z, lambda z: -0.8),
     "gmean": (lambda z: 1 - math.sqrt(0.6 * z), lambda z: -0.4 * math.sqrt(z / 0.6)),
-    # (0, 0), (z, .6), (1, 1): z .6 / 2 + (1 - z) 1.6 / 2, with slope 1/2 in recall
-    "auroc": (lambda z: 1 - (0.6 * z + 1.6 * (1 - z)) / 2, lambda z: -0.4),
-    # precision is 1 throughout
-    "auprc": (lambda z: 0.0, lambda z: 0.0),
 }
 
 
@@ -168,9 +164,7 @@ def test_class_without_counted_samples(name, how, backend):
     for average in AVERAGES:
         p, y = batch()
         z = 0.25
-        loss = loss_function(
-            name, average=average, zero_division=z, bce_weight=0.3, backend=backend
-        )
+        loss = loss_function(name, average=average, zero_division=z, ce_weight=0.3, backend=backend)
         target, options = without_class_1(how, y)
         value, gradient = value_and_gradient(loss, p, target, **options)
         value_of_rest, gradient_of_rest = value_and_gradient(loss, p[:, [0, 2]], y[:, [0, 2]])
@@ -247,9 +241,7 @@ def test_all_left_out(name, how, backend):
         options = {"weight": torch.zeros(1)}
         if how == "ignored":
             y, options = torch.full_like(y, -100), {"ignore_index": -100}
-        loss = loss_function(
-            name, average=average, zero_division=z, bce_weight=0.3, backend=backend
-        )
+        loss = loss_function(name, average=average, zero_division=z, ce_weight=0.3, backend=backend)
         value, gradient = value_and_gradient(loss, p, y, **options)
         expected = [z if name == "cost" else 1 - z] * 3 if average == "none" else 0
         assert value.tolist() == expected
@@ -331,7 +323,7 @@ def test_ignored_sample_has_no_effect(name, kind, backend):
         ignored = y == -100
         if y.shape != x.shape:
             ignored = ignored.unsqueeze(1).expand(x.shape)
-        options = {"ignore_index": -100, "from_logits": from_logits, "bce_weight": 0.3}
+        options = {"ignore_index": -100, "from_logits": from_logits, "ce_weight": 0.3}
         loss = loss_function(name, backend=backend, **options)
         value, gradient = value_and_gradient(loss, x, y)
         for other in (0.9, NAN, INF, -INF) if from_logits else (0.9, NAN):
@@ -354,10 +346,10 @@ def test_infinite_logits(name, kind, backend):
     infinite = [torch.where(one_hot == 1, INF, -INF)]
     if not multi_label:  # one infinite logit decides a softmax
         infinite.append(torch.where(one_hot == 1, INF, 0.0))
-    for dtype, bce_weight in [(torch.float32, 0.0), (torch.float32, 0.3), (torch.float16, 0.3)]:
+    for dtype, ce_weight in [(torch.float32, 0.0), (torch.float32, 0.3), (torch.float16, 0.3)]:
         z = exact_z.to(dtype)
         p = z.double().sigmoid() if multi_label else z.double().softmax(1)
-        loss = loss_function(name, bce_weight=bce_weight, backend=backend)
+        loss = loss_function(name, ce_weight=ce_weight, backend=backend)
         expected, of_p = value_and_gradient(loss, torch.where(half, one_hot.double(), p), y)
         for logits in infinite:
             x = torch.where(half, logits.to(dtype), z)
@@ -393,7 +385,7 @@ def test_probabilities_zero_and_one(name, backend):
         assert gradient.isfinite().all()
         # Cross-entropy's logarithms are bounded at -100, as torch bounds them.
         entropy = nnf.binary_cross_entropy(p.double(), y.double())
-        with_entropy, gradient = value_and_gradient(loss, p, y, bce_weight=0.3)
+        with_entropy, gradient = value_and_gradient(loss, p, y, ce_weight=0.3)
         torch.testing.assert_close(
             with_entropy.double(), value.double() + 0.3 * entropy, rtol=1e-5, atol=1e-6
         )
@@ -417,7 +409,7 @@ def test_inputs_are_never_modified(name, contiguous, backend):
         given |= {key: given[key].t() for key in ("input", "target", "weight")}
     copies = {key: tensor.detach().clone() for key, tensor in given.items()}
     versions = {key: tensor._version for key, tensor in given.items()}
-    options = {"average": "none", "bce_weight": 0.3, "ignore_index": -100, "from_logits": True}
+    options = {"average": "none", "ce_weight": 0.3, "ignore_index": -100, "from_logits": True}
     value = loss_function(name, backend=backend, **options)(**given)
     value.backward(torch.rand_like(value))
     for key, tensor in given.items():

@@ -112,7 +112,7 @@ def test_options_reach_the_training(capsys):
         assert demo.main([*QUICK, *options]) == 0
         tables.add(str(read_table(capsys.readouterr().out)))
     assert len(tables) == 4
-    assert demo.main([*QUICK, "--bce-weight", "2", "--output", "other.png"]) == 0
+    assert demo.main([*QUICK, "--ce-weight", "2", "--output", "other.png"]) == 0
     output = capsys.readouterr().out
     assert "F1 + 2 BCE" in output
     assert "other.png" in output
@@ -400,7 +400,7 @@ def test_mistakes(content, arguments, answer, tmp_path, monkeypatch, capsys):
         (["--lr", "0"], "argument --lr: must be a finite number > 0, got '0'"),
         (["--lr", "nan"], "argument --lr: must be a finite number > 0, got 'nan'"),
         (["--lr", "fast"], "argument --lr: must be a finite number > 0, got 'fast'"),
-        (["--bce-weight", "inf"], "argument --bce-weight: must be a finite number > 0, got 'inf'"),
+        (["--ce-weight", "inf"], "argument --ce-weight: must be a finite number > 0, got 'inf'"),
         (["--membership", "fuzzy"], "argument --membership: invalid choice: 'fuzzy'"),
         (["--heaviside", "table"], "argument --heaviside: invalid choice: 'table'"),
     ],

@@ -61,12 +61,16 @@ def uneven(world):
 
 OPTIONS = {
     "labels": {},
-    "weights": {"weighted": True, "bce_weight": 0.3, "pos_weight": 2.0},
-    "indices": {"indices": True, "bce_weight": 0.3},
+    "weights": {"weighted": True, "ce_weight": 0.3, "pos_weight": 2.0},
+    "indices": {"indices": True, "ce_weight": 0.3},
     "ignored": {"indices": True, "ignore_index": 2, "average": "micro"},
     "gated": {"membership": "gated", "average": "weighted"},
-    "none": {"average": "none", "bce_weight": 0.3},
+    "none": {"average": "none", "ce_weight": 0.3},
     "thresholds": {"threshold": (0.3, 0.6), "heaviside": softcm.Sigmoid(5.0)},
+    "classes": {"average": "present", "class_weight": torch.linspace(0, 2, CLASSES)},
+    "samples": {"per_sample": True, "ce_weight": 0.3},
+    "samples of indices": {"per_sample": True, "indices": True, "ce_weight": 0.3},
+    "samples, none": {"per_sample": True, "average": "none", "weighted": True},
 }
 
 
@@ -113,6 +117,7 @@ def test_loss_and_gradient_of_the_concatenated_batch(processes, backend):
     whole, parts = batch(uneven(processes.world))
     calls = [(name, {}, backend) for name in LOSSES]
     calls += [(name, o, backend) for name, o in itertools.product(("f1", "mcc"), OPTIONS.values())]
+    calls.append(("mcc", {"average": "multiclass", "indices": True, "ce_weight": 0.3}, backend))
     expected = losses_and_gradients(whole, calls, in_group=False)
     actual = processes.run(losses_and_gradients, calls, True, of_rank=parts)
     assert_whole(actual, expected)
@@ -121,7 +126,7 @@ def test_loss_and_gradient_of_the_concatenated_batch(processes, backend):
 
 IGNORED = -100
 DEGENERATE = [
-    (name, {"ignore_index": IGNORED, "bce_weight": 0.3, "indices": indices})
+    (name, {"ignore_index": IGNORED, "ce_weight": 0.3, "indices": indices})
     for name in ("f1", "mcc", "auprc", "callable")
     for indices in (True, False)
 ]
@@ -182,7 +187,7 @@ def model_and_loss(process_group):
     layers = torch.nn.Linear(FEATURES, 8), torch.nn.Tanh(), torch.nn.Linear(8, CLASSES)
     threshold = torch.nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
     loss = softcm.F1Loss(
-        threshold=threshold, from_logits=True, bce_weight=0.3, process_group=process_group
+        threshold=threshold, from_logits=True, ce_weight=0.3, process_group=process_group
     )
     return torch.nn.Sequential(*layers).double(), loss
 
@@ -329,7 +334,7 @@ def collectives_of_a_step(part, name, thresholds):
     with Collectives() as collectives:
         function, _ = LOSSES[name]
         options = {"threshold": thresholds, "process_group": dist.group.WORLD}
-        function(p, labels, bce_weight=0.3, **options).backward()
+        function(p, labels, ce_weight=0.3, **options).backward()
     return collectives.calls
 
 
@@ -337,7 +342,7 @@ def collectives_of_a_step(part, name, thresholds):
 @pytest.mark.parametrize("name", ["f1", "mcc"])
 def test_one_collective_of_a_few_floats(processes, name, thresholds):
     _, parts = batch(uneven(processes.world))
-    numbers = CLASSES * (4 * (1 if thresholds == 0.5 else len(thresholds)) + 3)
+    numbers = CLASSES * (4 * (1 if thresholds == 0.5 else len(thresholds)) + 4)
     for calls in processes.run(collectives_of_a_step, name, thresholds, of_rank=parts):
         assert calls == [("c10d::allreduce_", 8 * numbers)]
 

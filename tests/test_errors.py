@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from cases import OPERATING_POINTS
 
 import softcm
 
@@ -119,10 +120,10 @@ ROWS = [
     ({"backend": None}, ValueError, ["backend", "'auto'", "None"]),
     ({"zero_division": "warn"}, TypeError, ["zero_division", "number", "'warn'"]),
     ({"zero_division": None}, TypeError, ["zero_division", "number", "None"]),
-    ({"bce_weight": -0.25}, ValueError, ["bce_weight", ">= 0", "-0.25"]),
-    ({"bce_weight": NAN}, ValueError, ["bce_weight", "finite", "nan"]),
-    ({"bce_weight": INF}, ValueError, ["bce_weight", "finite", "inf"]),
-    ({"bce_weight": "0.3"}, TypeError, ["bce_weight", "number", "'0.3'"]),
+    ({"ce_weight": -0.25}, ValueError, ["ce_weight", ">= 0", "-0.25"]),
+    ({"ce_weight": NAN}, ValueError, ["ce_weight", "finite", "nan"]),
+    ({"ce_weight": INF}, ValueError, ["ce_weight", "finite", "inf"]),
+    ({"ce_weight": "0.3"}, TypeError, ["ce_weight", "number", "'0.3'"]),
     ({"from_logits": "no"}, TypeError, ["from_logits", "True or False", "'no'"]),
     ({"from_logits": 1}, TypeError, ["from_logits", "True or False", "1"]),
     ({"from_logits": None}, TypeError, ["from_logits", "True or False", "None"]),
@@ -214,7 +215,7 @@ CALLS = {
     "soft_confusion_matrix": softcm.soft_confusion_matrix,
     "confusion_matrix": softcm.confusion_matrix,
 }
-OF_LOSSES_ONLY = {"average", "zero_division", "bce_weight"}
+OF_LOSSES_ONLY = {"average", "zero_division", "ce_weight"}
 
 
 def identify(row):
@@ -239,7 +240,9 @@ def test_bad_argument(name, row, backend):
     expect_error(error, words, CALLS[name], **arguments)
 
 
-@pytest.mark.parametrize("name", [n for n in dir(softcm) if n.endswith("_loss")])
+@pytest.mark.parametrize(
+    "name", [n for n in dir(softcm) if n.endswith("_loss") and n not in OPERATING_POINTS]
+)
 def test_every_loss_checks_its_arguments(name):
     extra = {"cost_loss": {"costs": (0, 1, 1, 0)}, "confusion_loss": {"metric": softcm.metrics.f1}}
     loss = partial(getattr(softcm, name), **extra.get(name, {}))
@@ -253,7 +256,7 @@ def test_every_loss_checks_its_arguments(name):
         ({"threshold": [0.5, None]}, TypeError, ["threshold", "number", "None"]),
         ({"average": "sum"}, ValueError, ["average", "'macro'", "'sum'"]),
         ({"weight": -Y}, ValueError, ["weight", ">= 0", "-1"]),
-        ({"gamma": 2}, TypeError, ["gamma"]),
+        ({"gama": 2}, TypeError, ["gama", "options", "ce_weight"]),
     ]:
         expect_error(error, words, loss, **{"input": P, "target": Y, **changed})
     if name != "confusion_loss":  # the only one that does not know which way is better
@@ -326,10 +329,14 @@ def test_bad_option_of_one_loss(call, error, words, backend):
     expect_error(error, words, call, input=P, target=Y, backend=backend)
 
 
+# Those that choose their threshold, and so have no such option.
+CHOOSING = [n for n in dir(softcm) if n.lower() in {o.replace("_", "") for o in OPERATING_POINTS}]
+
+
 def module_of(name):
     """A loss module with what it cannot do without."""
     arguments = {"CostLoss": ((0, 1, 1, 0),), "ConfusionLoss": (softcm.metrics.f1,)}
-    return partial(getattr(softcm, name), *arguments.get(name, ()))
+    return partial(getattr(softcm, name), *arguments.get(name, (0.5,) if name in CHOOSING else ()))
 
 
 @pytest.mark.parametrize("name", [n for n in dir(softcm) if n.endswith("Loss")])
@@ -341,17 +348,20 @@ def test_modules_check_their_options_at_construction(name):
         ({"membership": "hard"}, ValueError, ["membership", "'soft', 'gated'", "'hard'"]),
         ({"average": "mean"}, ValueError, ["average", "'macro', 'micro'", "'mean'"]),
         ({"zero_division": "warn"}, TypeError, ["zero_division", "number", "'warn'"]),
-        ({"bce_weight": -1.0}, ValueError, ["bce_weight", ">= 0", "-1"]),
+        ({"ce_weight": -1.0}, ValueError, ["ce_weight", ">= 0", "-1"]),
         ({"from_logits": 1}, TypeError, ["from_logits", "True or False", "1"]),
-        ({"ignore_index": 1.5}, TypeError, ["ignore_index", "int", "1.5"]),
+        ({"ignore_index": 1.5}, TypeError, ["ignore_index", "int", 'float("nan")', "1.5"]),
+        ({"bce_weight": 0.3}, TypeError, ["bce_weight", "ce_weight"]),
         ({"ignore_index": 2**63}, ValueError, ["ignore_index", "64 bits", str(2**63)]),
         ({"pos_weight": -1.0}, ValueError, ["pos_weight", ">= 0", "-1"]),
         ({"pos_weight": [1.0]}, TypeError, ["pos_weight", "tensor (C,)", "[1.0]"]),
         ({"backend": "cuda"}, ValueError, ["backend", "'auto'", "'cuda'"]),
         ({"process_group": "gloo"}, TypeError, ["process_group", "group.WORLD", "'gloo'"]),
-        ({"gamma": 2}, TypeError, ["gamma"]),
+        ({"gama": 2}, TypeError, ["gama", "options", "ce_weight"]),
         ({"weight": P}, TypeError, ["weight"]),  # which goes into the call
     ]:
+        if name in CHOOSING and changed.keys() & {"threshold", "membership"}:
+            error, words = TypeError, [*changed]
         expect_error(error, words, module_of(name), **changed)
 
 
@@ -365,8 +375,8 @@ def test_modules_check_their_call(name):
         ((P, Y, -P), ValueError, ["weight", ">= 0", "-0.1"]),
     ]:
         expect_error(error, words, partial(loss, *arguments))
-    loss.options["membership"] = "hard"
-    expect_error(ValueError, ["membership", "'hard'"], partial(loss, P, Y))
+    loss.options["average"] = "hard"
+    expect_error(ValueError, ["average", "'hard'"], partial(loss, P, Y))
 
 
 OF_MODULES = [
@@ -393,6 +403,18 @@ OF_METRICS = {
         )
     },
     "cost": partial(softcm.metrics.cost, costs=(0, 1, 1, 0)),
+    "operating_point": partial(
+        softcm.metrics.operating_point, metrics="recall_at_fixed_precision", minimum=0.5
+    ),
+    **{
+        name: partial(getattr(softcm.metrics, name), **{minimum: 0.5})
+        for name, minimum in (
+            ("recall_at_fixed_precision", "min_precision"),
+            ("precision_at_fixed_recall", "min_recall"),
+            ("sensitivity_at_specificity", "min_specificity"),
+            ("specificity_at_sensitivity", "min_sensitivity"),
+        )
+    },
     "LinearFractional": softcm.LinearFractional((1, 0, 0, 0), (1, 1, 1, 0)),
 }
 
@@ -616,7 +638,9 @@ def test_every_public_name_is_in_a_table():
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if function.__module__ == module.__name__ and not name.startswith("_"):
                 names.add(name)
-    makers = {"cost_metric", "fbeta_metric", "tversky_metric"}  # by cost, fbeta and tversky
+    # By what they serve: cost, fbeta and tversky; the area and the operating points.
+    makers = {"cost_metric", "fbeta_metric", "tversky_metric"}
+    makers |= {"check_max_fpr", "check_minimum", "needs_both_labels"}
     assert names - makers - tested == set()
 
 

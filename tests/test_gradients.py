@@ -68,14 +68,14 @@ OPTIONS = {
     "weights": {"weight": torch.linspace(0, 2, 24, dtype=torch.float64).reshape(8, 3)},
     "pos_weight": {"pos_weight": torch.tensor([0.5, 1.0, 4.0])},
     "ignored": {"ignore_index": 0},
-    "cross-entropy": {"bce_weight": 0.7},
-    "cross-entropy of logits": {"bce_weight": 0.7, "from_logits": True},
-    "micro": {"average": "micro", "bce_weight": 0.7},
+    "cross-entropy": {"ce_weight": 0.7},
+    "cross-entropy of logits": {"ce_weight": 0.7, "from_logits": True},
+    "micro": {"average": "micro", "ce_weight": 0.7},
     "weighted": {"average": "weighted", "pos_weight": 3.0},
-    "none": {"average": "none", "bce_weight": 0.7},
+    "none": {"average": "none", "ce_weight": 0.7},
     "all": {
         "from_logits": True,
-        "bce_weight": 0.7,
+        "ce_weight": 0.7,
         "average": "none",
         "pos_weight": torch.tensor([0.5, 1.0, 4.0]),
         "weight": torch.tensor([[0.5, 1.0, 2.0]]),
@@ -112,7 +112,7 @@ def test_every_option(option, target, heaviside, backend):
 @pytest.mark.parametrize("name", ["f1", "gmean", "auprc", "cost"])
 @pytest.mark.parametrize("thresholds", [(0.3,), (0.35, 0.6, 0.8)], ids=["one", "three"])
 def test_threshold(thresholds, name, heaviside, membership, backend):
-    loss = loss_named(name, backend, heaviside=heaviside, membership=membership, bce_weight=0.5)
+    loss = loss_named(name, backend, heaviside=heaviside, membership=membership, ce_weight=0.5)
     p = probabilities((9, 2), thresholds)
     y = labels((9, 2))
     tau = torch.tensor(thresholds, dtype=torch.float64, requires_grad=True)
@@ -238,7 +238,7 @@ each_kind = pytest.mark.parametrize(
 def test_upstream_gradient(name, size, backend):
     y = labels(size)
     x = probabilities(size, (0.5,))
-    loss = loss_named(name, backend, bce_weight=0.3)
+    loss = loss_named(name, backend, ce_weight=0.3)
     (once,) = torch.autograd.grad(loss(x, y), x)
     (scaled,) = torch.autograd.grad(3.7 * loss(x, y) + 2, x)
     torch.testing.assert_close(scaled, 3.7 * once, rtol=1e-12, atol=0)
@@ -253,7 +253,7 @@ def test_upstream_gradient_of_classes(name, size, backend):
     y = labels((size // 4, 4))
     x = probabilities((size // 4, 4), (0.5,))
     upstream = torch.tensor([0.3, -2.0, 0.0, 5.0], dtype=torch.float64)
-    loss = loss_named(name, backend, average="none", bce_weight=0.3)
+    loss = loss_named(name, backend, average="none", ce_weight=0.3)
     (actual,) = torch.autograd.grad(loss(x, y), x, upstream)
     # Classes do not mix: the gradient of each is that of its own loss.
     for c in range(4):
@@ -285,7 +285,7 @@ def test_half_precision_under_a_gradient_scaler(dtype, name, size, backend):
 def test_half_precision_is_finite(dtype, backend):
     generator = torch.Generator().manual_seed(0)
     z = (20 * torch.randn(200_000, generator=generator)).to(dtype).requires_grad_()
-    loss = softcm.f1_loss(z, labels(200_000), from_logits=True, bce_weight=0.3, backend=backend)
+    loss = softcm.f1_loss(z, labels(200_000), from_logits=True, ce_weight=0.3, backend=backend)
     loss.backward()
     assert loss.isfinite()
     assert z.grad.isfinite().all()
@@ -313,7 +313,7 @@ def test_backward_twice_and_accumulation(name, size, backend):
 def test_only_input_and_threshold_have_gradients(name, size, backend):
     x, y, w = probabilities(size, (0.5,)), labels(size).double(), torch.ones(size)
     before = [t.detach().clone() for t in (x, y, w)]
-    loss_named(name, backend, weight=w, bce_weight=0.3)(x, y).backward()
+    loss_named(name, backend, weight=w, ce_weight=0.3)(x, y).backward()
     assert x.grad is not None
     assert y.grad is None
     assert w.grad is None
@@ -368,7 +368,7 @@ def test_second_derivative_is_right_or_refused(heaviside, name, backend):
     x = probabilities(7, (0.5,))
     tau = torch.tensor([0.4], dtype=torch.float64, requires_grad=True)
     v = torch.linspace(-1, 1, 7, dtype=torch.float64)
-    loss = loss_named(name, backend, heaviside=heaviside, bce_weight=0.3)
+    loss = loss_named(name, backend, heaviside=heaviside, ce_weight=0.3)
     for function, inputs in (
         (lambda x: loss(x.sigmoid(), y), (x,)),
         (lambda x, tau: loss(x, y, threshold=tau), (x, tau)),

@@ -60,7 +60,7 @@ def test_saved_tensors(name, size):
     function, options = LOSSES[name]
     p, y = batch(size)
     with Saved() as saved:
-        loss = function(p, y, bce_weight=0.3, **options)
+        loss = function(p, y, ce_weight=0.3, **options)
     loss.backward()
     allowed = A_FEW_SCALARS + (p.nbytes if size == 1_000 else 0)
     assert saved.bytes_beyond(p, y) <= allowed
@@ -85,7 +85,7 @@ def test_checkpoint(name, size, backend):
     p, y = batch(size)
 
     def loss(p):
-        return function(p, y, bce_weight=0.3, backend=backend, **options)
+        return function(p, y, ce_weight=0.3, backend=backend, **options)
 
     (expected,) = torch.autograd.grad(loss(p), p)
     with Saved() as saved:

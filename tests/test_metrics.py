@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 import torch
+from cases import OPERATING_POINTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,6 +174,217 @@ def test_areas_against_sklearn(weighted, backend):
     expect(metrics.auprc(cm), sk.average_precision_score(y, p, sample_weight=w))
 
 
+@pytest.mark.parametrize("max_fpr", [1e-3, 0.05, 0.1, 0.25, 1 / 3, 0.5, 0.9, 0.999, 1, None])
+@each_weighting
+@pytest.mark.parametrize("seed", range(5))
+def test_partial_areas_against_sklearn(seed, weighted, max_fpr):
+    # Sixty samples of eleven scores: ties make slanted pieces.
+    p, y, w = batch(weighted, seed=seed)
+    p = 0.1 + 0.8 * p
+    x, target, weight = tensors(p, y, w)
+    cm = softcm.confusion_matrix(x, target, threshold=np.unique(p).tolist(), weight=weight)
+    expected = sk.roc_auc_score(y, p, sample_weight=w, max_fpr=max_fpr)
+    expect(metrics.auroc(cm, max_fpr=max_fpr), expected)
+
+
+def test_partial_areas_without_ties_against_sklearn():
+    # Each piece is vertical or horizontal; with a limit at, just below and just above a step.
+    rng = np.random.default_rng(0)
+    y = np.append(rng.integers(0, 2, 40), [0, 1] * 5)
+    p = rng.permutation(50) / 51 + 0.01
+    cm = softcm.confusion_matrix(*tensors(p, y, None)[:2], threshold=np.sort(p).tolist())
+    negatives = int((y == 0).sum())
+    for step in (1, 7, negatives - 1):
+        for max_fpr in (step / negatives + np.array([-1e-6, 0, 1e-6])).tolist():
+            expect(metrics.auroc(cm, max_fpr=max_fpr), sk.roc_auc_score(y, p, max_fpr=max_fpr))
+
+
+def partial_area(x, y, limit):
+    """The integral along a path, piece by piece, with a point where a piece crosses the limit."""
+    area = 0.0
+    for x0, x1, y0, y1 in zip(x, x[1:], y, y[1:], strict=False):
+        if (x0 - limit) * (x1 - limit) < 0:
+            y_limit = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+            x0, x1, y0, y1 = (x0, limit, y0, y_limit) if x0 < limit else (limit, x1, y_limit, y1)
+        if max(x0, x1) <= limit:
+            area += (x1 - x0) * (y0 + y1) / 2
+    return 0.5 * (1 + (area - limit**2 / 2) / (limit - limit**2 / 2))
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5)])
+def test_partial_areas_of_rates_that_fall(shape):
+    torch.manual_seed(0)
+    rates = torch.rand(2, *shape, dtype=torch.float64)
+    rates[0, ..., 1] = rates[0, ..., 0]  # a vertical piece
+    cm = ConfusionMatrix(rates[1], 1 - rates[1], rates[0], 1 - rates[0])
+    ends = torch.ones(2, *shape[:-1], 1), torch.zeros(2, *shape[:-1], 1)
+    x, y = torch.cat((ends[0], rates, ends[1]), dim=-1).flip(-1).reshape(2, -1, shape[-1] + 2)
+    for max_fpr in (0.2, rates[0].flatten()[2].item(), 0.7):
+        got = metrics.auroc(cm, max_fpr=max_fpr)
+        expected = [partial_area(*row, max_fpr) for row in zip(x.tolist(), y.tolist(), strict=True)]
+        expect(got, np.reshape(expected, shape[:-1]))
+    expect(metrics.auroc(cm, max_fpr=1), metrics.auroc(cm))
+
+
+def test_partial_area_by_hand():
+    # Rates (0, 0), (0, 1/2), (1/2, 1), (1, 1). Up to 1/4: 1/4 x (1/2 + 3/4) / 2 = 5/32, of
+    # low 1/32 and high 8/32: (1 + 4/7) / 2.
+    cm = ConfusionMatrix(*torch.tensor([[2, 1], [0, 1], [2, 0], [2, 4]]))
+    expect(metrics.auroc(cm, max_fpr=0.25), 11 / 14)
+    expect(metrics.auroc(cm), 7 / 8)
+    perfect, chance = ConfusionMatrix(*torch.tensor([[2], [0], [0], [2]])), (torch.ones(1),) * 4
+    expect(metrics.auroc(perfect, max_fpr=0.1), 1)
+    expect(metrics.auroc(chance, max_fpr=0.25), 0.5)
+
+
+def test_gradients_of_partial_areas():
+    torch.manual_seed(0)
+    counts = torch.rand(4, 3, 6, dtype=torch.float64).requires_grad_()
+    for max_fpr in (0.15, 0.5, 0.8):
+        area = partial(metrics.auroc, max_fpr=max_fpr)
+        assert torch.autograd.gradcheck(lambda c, area=area: area(ConfusionMatrix(*c)), counts)
+        assert torch.autograd.gradgradcheck(lambda c, area=area: area(ConfusionMatrix(*c)), counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_partial_areas_are_finite(dtype):
+    # Pieces without a width, and of one whose share of the rise for its width is infinite.
+    tiny = torch.finfo(dtype).smallest_normal / 4
+    for false_rate in ([0.5, 0.5, 0.5], [tiny, 0, 0], [0.9, 0.9, 0.9], [1, 1, tiny], [0, 0, 0]):
+        counts = torch.tensor([[0.9, 0.6, 0.3], [0.1, 0.4, 0.7], false_rate, [0, 0, 0]])
+        counts = counts.to(dtype)
+        counts[3] = 1 - counts[2]
+        counts.requires_grad_()
+        value = metrics.auroc(ConfusionMatrix(*counts), max_fpr=0.5)
+        assert 0 <= value <= 1
+        assert torch.autograd.grad(value, counts)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0, ValueError, ["(0, 1]", "0"]),
+        (1.5, ValueError, ["(0, 1]", "1.5"]),
+        (math.nan, ValueError, ["(0, 1]", "nan"]),
+        ("0.1", TypeError, ["number", "'0.1'"]),
+        (True, TypeError, ["number", "True"]),
+    ],
+)
+def test_max_fpr_is_refused(value, error, words):
+    with pytest.raises(error) as caught:
+        metrics.auroc(ConfusionMatrix(*torch.ones(4, 3)), max_fpr=value)
+    assert [word for word in ("max_fpr", *words) if word not in str(caught.value)] == []
+
+
+MULTICLASS = {
+    "accuracy": sk.accuracy_score,
+    "mcc": sk.matthews_corrcoef,
+    "kappa": sk.cohen_kappa_score,
+}
+each_of_classes = pytest.mark.parametrize("name", MULTICLASS)
+
+
+def decided(p, y, weight=None, **options):
+    """The hard counts of the most probable class."""
+    best = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).double()
+    return softcm.confusion_matrix(best, y, weight=weight, **options)
+
+
+@each_weighting
+@pytest.mark.parametrize("classes", [2, 3, 4, 7, 12, 20])
+@each_of_classes
+def test_multiclass_against_sklearn(name, classes, weighted):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, classes, 50)  # of 20 classes, some may have no sample
+        p = rng.random((50, classes))
+        p[np.arange(50), y] += 0.5 * rng.random(50)
+        w = rng.integers(0, 4, 50) / 2 if weighted else None
+        x, target, weight = tensors(p, y, w)
+        got = getattr(metrics, name)(decided(x, target, weight), average="multiclass")
+        assert got.shape == ()
+        expect(got, MULTICLASS[name](y, p.argmax(1), sample_weight=w))
+
+
+def test_multiclass_by_hand():
+    # Rows are the classes of 10 samples, columns those predicted: 3 1 0 / 1 2 0 / 1 0 2.
+    cm = ConfusionMatrix(*torch.tensor([[3, 2, 2], [1, 1, 1], [2, 1, 0], [4, 6, 7]]))
+    # c = 7, s = 10, t = (4, 3, 3), p = (5, 3, 2): sum pt = 35, pp = 38, tt = 34.
+    expect(metrics.accuracy(cm, average="multiclass"), 0.7)
+    expect(metrics.kappa(cm, average="multiclass"), 35 / 65)
+    expect(metrics.mcc(cm, average="multiclass"), 35 / math.sqrt(62 * 66))
+
+
+@each_of_classes
+def test_multiclass_of_two_classes_is_binary(name):
+    metric = getattr(metrics, name)
+    tp, fn, fp, tn = binary = torch.tensor([7.0, 2.0, 3.0, 11.0], dtype=torch.float64)
+    both = [torch.stack(pair) for pair in ((tn, tp), (fp, fn), (fn, fp), (tp, tn))]
+    close(metric(both, average="multiclass"), metric(tuple(binary)))
+
+
+@each_of_classes
+def test_multiclass_takes_the_first_dimension(name):
+    metric = partial(getattr(metrics, name), average="multiclass")
+    torch.manual_seed(0)
+    counts = torch.randint(1, 9, (4, 3, 5)).double()
+    got = metric(ConfusionMatrix(*counts))
+    assert got.shape == (5,)
+    close(got, torch.stack([metric(ConfusionMatrix(*c)) for c in counts.unbind(-1)]))
+    assert metric(ConfusionMatrix(*torch.ones(4, 3, 0))).shape == (0,)
+
+
+@each_of_classes
+def test_gradients_of_multiclass(name):
+    torch.manual_seed(0)
+    counts = (torch.rand(4, 5, 2, dtype=torch.float64) + 0.5).requires_grad_()
+
+    def metric(c):
+        return getattr(metrics, name)(ConfusionMatrix(*c), average="multiclass")
+
+    assert torch.autograd.gradcheck(metric, counts)
+    assert torch.autograd.gradgradcheck(metric, counts)
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        ("accuracy mcc kappa", [[0, 0], [0, 0], [0, 0], [0, 0]]),  # nothing at all
+        ("mcc kappa", [[3, 0], [0, 0], [0, 0], [0, 3]]),  # one class, always found
+        ("mcc", [[3, 0], [0, 2], [2, 0], [0, 3]]),  # one class predicted
+        ("mcc", [[3, 0], [2, 0], [0, 2], [0, 3]]),  # one class there
+        ("mcc", [[3, 2], [0, 0], [2, 3], [0, 0]]),  # soft: each sample predicts both classes
+        ("mcc", [[3, 2], [0, 0], [2, 2], [0, 1]]),  # soft: sum of p^2 above s^2
+    ],
+)
+def test_multiclass_zero_division(names, counts):
+    counts = torch.tensor(counts, dtype=torch.float64).requires_grad_()
+    for name in names.split():
+        options = {"average": "multiclass", "zero_division": 0.25}
+        value = getattr(metrics, name)(ConfusionMatrix(*counts), **options)
+        assert value == 0.25
+        assert not torch.autograd.grad(value, counts)[0].any()
+
+
+@each_of_classes
+def test_multiclass_nan_stays(name):
+    counts = torch.ones(4, 3)
+    counts[0, 1] = math.nan
+    assert getattr(metrics, name)(ConfusionMatrix(*counts), average="multiclass").isnan()
+
+
+@each_of_classes
+def test_multiclass_is_refused(name):
+    metric = getattr(metrics, name)
+    for average in ("micro", "none", 1):
+        with pytest.raises(ValueError, match=f"average must be None or 'multiclass'.*{average}"):
+            metric(ConfusionMatrix(*torch.ones(4, 3)), average=average)
+    for shape in [(), (1,), (0,), (1, 5)]:
+        with pytest.raises(ValueError, match="class dimension") as caught:
+            metric(ConfusionMatrix(*torch.ones(4, *shape)), average="multiclass")
+        assert str(shape) in str(caught.value)
+
+
 INTEGERS = {torch.float16: torch.int16, torch.bfloat16: torch.int16}
 INTEGERS |= {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -252,6 +464,59 @@ def test_metrics_of_large_counts_do_not_overflow():
     cm = ConfusionMatrix(*torch.tensor([4e10, 1e10, 1e10, 4e10], dtype=torch.float32))
     for name, value in [("mcc", 0.6), ("kappa", 0.6), ("f1", 0.8), ("gmean", 0.8)]:
         torch.testing.assert_close(getattr(metrics, name)(cm), torch.tensor(value))
+
+
+def every_metric():
+    """Each metric of counts (C, T), classes first, as a function of these alone."""
+    for name in ELEMENTWISE:
+        yield name, partial(getattr(metrics, name), **ARGUMENTS.get(name, {}))
+    for name in MULTICLASS:
+        yield f"{name} of classes", partial(getattr(metrics, name), average="multiclass")
+    yield "auroc", metrics.auroc
+    yield "partial auroc", partial(metrics.auroc, max_fpr=0.3)
+    yield "auprc", metrics.auprc
+    for name in metrics.OPERATING_POINTS:
+        yield name, partial(metrics.operating_point, metrics=name, minimum=0.3)
+    yield "linear-fractional", LinearFractional((2, 0.5, 0, 1), (3, 1, 1, 1), 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [(torch.int64, 10**10), (torch.int32, 2**31 - 1), (torch.int16, 2**15 - 1), (torch.uint8, 255)],
+    ids=str,
+)
+def test_counts_of_integers(dtype, largest):
+    # Whose sums and products are beyond their dtype.
+    torch.manual_seed(0)
+    cm = ConfusionMatrix(*torch.randint(largest // 2, largest, (4, 3, 2)).to(dtype))
+    for name, metric in every_metric():
+        got, expected = metric(cm), metric(ConfusionMatrix(*(x.double() for x in cm)))
+        assert got.dtype == torch.float64, name
+        assert torch.equal(got, expected), name
+
+
+def test_counts_of_bools():
+    cm = ConfusionMatrix(*torch.tensor([[True, True], [False, True], [True, True], [True, False]]))
+    for name, metric in every_metric():
+        if "classes" not in name:
+            expected = metric(ConfusionMatrix(*(x.double() for x in cm)))
+            assert torch.equal(metric(cm), expected), name
+
+
+@pytest.mark.parametrize(
+    ("counts", "dtype"),
+    [
+        ((50_000, 5_000, 5_000, 50_000), torch.int32),
+        ((4 * 10**9, 10**8, 2 * 10**8, 45 * 10**8), torch.int64),
+    ],
+)
+def test_large_integers_do_not_overflow(counts, dtype):
+    cm = ConfusionMatrix(*torch.tensor(counts, dtype=dtype))
+    tp, fn, fp, tn = counts  # whose products Python has in full
+    top = tp * tn - fp * fn
+    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    expect(metrics.mcc(cm), top / math.sqrt(margins))
+    expect(metrics.kappa(cm), 2 * top / ((tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +624,11 @@ def test_symmetries(values, scale):
         )
 
 
-LOSSES = [n.removesuffix("_loss") for n in dir(softcm) if n.endswith("_loss")]
+LOSSES = [
+    n.removesuffix("_loss")
+    for n in dir(softcm)
+    if n.endswith("_loss") and n not in OPERATING_POINTS
+]
 LOSSES.remove("confusion")
 
 

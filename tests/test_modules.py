@@ -25,9 +25,19 @@ TWINS = {
     "informedness_loss": softcm.InformednessLoss,
     "kappa_loss": softcm.KappaLoss,
     "cost_loss": softcm.CostLoss,
+    "dice_loss": softcm.DiceLoss,
+    "focal_tversky_loss": softcm.FocalTverskyLoss,
     "auroc_loss": softcm.AUROCLoss,
     "auprc_loss": softcm.AUPRCLoss,
     "confusion_loss": softcm.ConfusionLoss,
+}
+
+# Of tests/test_operating_point_losses.py.
+CHOOSING = {
+    "recall_at_fixed_precision_loss": softcm.RecallAtFixedPrecisionLoss,
+    "precision_at_fixed_recall_loss": softcm.PrecisionAtFixedRecallLoss,
+    "sensitivity_at_specificity_loss": softcm.SensitivityAtSpecificityLoss,
+    "specificity_at_sensitivity_loss": softcm.SpecificityAtSensitivityLoss,
 }
 
 
@@ -40,6 +50,9 @@ OWN = {
     "fbeta_loss": ({}, {"beta": 0.5}),
     "tversky_loss": ({}, {"alpha": 0.2, "beta": 0.9}),
     "cost_loss": ({"costs": {"fn": 5.0, "fp": 1.0}}, {"costs": (0.0, 1.0, 7.0, 0.5)}),
+    "dice_loss": ({}, {"smooth": 2.0}),
+    "focal_tversky_loss": ({}, {"alpha": 0.2, "beta": 0.9, "gamma": 2.0}),
+    "auroc_loss": ({}, {"max_fpr": 0.3}),
     "confusion_loss": (
         {"metric": miss_rate, "maximize": False},
         {"metric": softcm.LinearFractional((1, 0, 0, 0), (1, 1, 1, 0))},
@@ -51,10 +64,12 @@ OPTIONS = {
     "heaviside": softcm.Sigmoid(k=5.0),
     "membership": "gated",
     "pos_weight": torch.tensor([1.0, 0.5, 3.0]),
+    "class_weight": torch.tensor([1.0, 2.0, 0.0]),
     "ignore_index": 0,
-    "average": "none",
+    "average": "present",
+    "per_sample": True,
     "zero_division": 0.75,
-    "bce_weight": 0.3,
+    "ce_weight": 0.3,
     "from_logits": True,
     "backend": "reference",
 }
@@ -65,13 +80,26 @@ DEFAULTS = {
     "membership": "soft",
     "weight": None,
     "pos_weight": None,
+    "class_weight": None,
     "ignore_index": None,
     "average": "macro",
+    "per_sample": False,
     "zero_division": 0.0,
-    "bce_weight": 0.0,
+    "ce_weight": 0.0,
     "from_logits": False,
     "backend": "auto",
     "process_group": None,
+}
+
+# Where they differ.
+DICE = {"membership": "gated", "heaviside": softcm.Linear(delta=0.25)}
+TENTHS = tuple(i / 10 for i in range(1, 10))
+OWN_DEFAULTS = {
+    "cost_loss": {"membership": "gated"},
+    "dice_loss": DICE,
+    "focal_tversky_loss": DICE,
+    "auroc_loss": {"threshold": TENTHS},
+    "auprc_loss": {"threshold": TENTHS},
 }
 
 each_twin = pytest.mark.parametrize("name", TWINS)
@@ -102,10 +130,11 @@ def same(got, expected):
 
 
 def test_every_loss_has_a_twin():
-    assert {name for name in dir(softcm) if name.endswith("_loss")} == set(TWINS)
+    twins = {**TWINS, **CHOOSING}
+    assert {name for name in dir(softcm) if name.endswith("_loss")} == set(twins)
     modules = {name for name in dir(softcm) if name.endswith("Loss")}
-    assert modules == {module.__name__ for module in TWINS.values()}
-    for name, module in TWINS.items():
+    assert modules == {module.__name__ for module in twins.values()}
+    for name, module in twins.items():
         # CamelCase, but for the acronyms, which stay capitals
         assert module.__name__.lower() == name.replace("_", "")
         assert issubclass(module, torch.nn.Module)
@@ -252,11 +281,12 @@ def test_signature_and_help_show_every_option(name):
     parameters = inspect.signature(function).parameters
     assert list(parameters)[:2] == ["input", "target"]
     shared = {key: p.default for key, p in parameters.items() if key in DEFAULTS}
-    if name in ("auroc_loss", "auprc_loss"):  # areas over several thresholds
-        assert len(shared.pop("threshold")) > 1
-        assert shared == {k: v for k, v in DEFAULTS.items() if k != "threshold"}
-    else:
-        assert shared == DEFAULTS
+    assert shared == DEFAULTS | OWN_DEFAULTS.get(name, {})
+    of_module = inspect.signature(TWINS[name]).parameters
+    own = [key for key in parameters if key not in ("input", "target", "weight")]
+    assert {key: p.default for key, p in of_module.items()} == {
+        key: parameters[key].default for key in own
+    }
     names = {"input", "target", *DEFAULTS, *OWN.get(name, ({}, {}))[0], *OWN.get(name, ({}, {}))[1]}
     assert set(parameters) == names
     for key, parameter in parameters.items():
@@ -271,8 +301,8 @@ def test_signature_and_help_show_every_option(name):
 
 @each_twin
 def test_module_rejects_unknown_options_when_made(name):
-    with pytest.raises(TypeError, match="gamma"):
-        TWINS[name](**own(name), gamma=2.0)
+    with pytest.raises(TypeError, match="gama"):
+        TWINS[name](**own(name), gama=2.0)
     with pytest.raises(TypeError, match="weight"):  # a weight belongs to a batch
         TWINS[name](**own(name), weight=torch.ones(3))
     assert "weight" in inspect.signature(TWINS[name].forward).parameters

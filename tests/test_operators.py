@@ -47,6 +47,11 @@ ARGUMENT_CASES = {
     "indices": Case("d", (6, 4, 3), values="logits", target="index", pos_weight="classes"),
     "strides": Case("e", (3, 2, 4, 5), layout="channels last", target_layout="transposed"),
     "table": Case("g", (20,), target="float", threshold=(0.3, 0.6), heaviside=Table()),
+    "samples": Case("h", (4, 3, 5), target="bool", per_sample=True, threshold=0.4),
+    "thresholds of classes": Case(
+        "i", (20, 3), threshold=(0.3, 0.4, 0.6, 0.7, 0.2, 0.5), of_classes=True, class_weight=True
+    ),
+    "missing": Case("j", (20, 2), target="float", ignore_index=math.nan),
     "not dense": Case("f", (9, 4), layout="step", membership="gated", ignore_index=0),
 }
 each_call = pytest.mark.parametrize(
@@ -77,11 +82,16 @@ def arguments(operator, case, dtype, last):
         z = example.input.to(torch.promote_types(dtype, torch.float32))
         return (z,) if operator == "one_vs_rest_logits" else (z.flip(0), z, z.neg())
     pos_weight = example.options["pos_weight"]
+    ignored = example.options["ignore_index"]
+    ignore_nan = ignored is not None and math.isnan(ignored)
+    per_sample = case.per_sample and operator.startswith("soft_counts")
     rule = (
-        example.options["ignore_index"],
+        None if ignore_nan else ignored,
+        ignore_nan,
         case.heaviside.kind,
         case.heaviside.parameter,
         case.membership,
+        per_sample,
         case.from_logits,
     )
     weight = example.options["weight"]
@@ -91,18 +101,23 @@ def arguments(operator, case, dtype, last):
     if isinstance(case.heaviside, Table):
         tau, table = case.heaviside.look_up(tau)
         last = last and operator != "soft_counts_backward"  # no gradient in its thresholds
+    tau = tau.reshape(case.classes, -1) if case.of_classes else tau
     batch = (example.input, example.target, tau, weight, pos_weight, table)
-    sizes = (case.classes, len(case.thresholds), 4)
+    groups = case.classes * (case.shape[0] if per_sample else 1)
+    sizes = (groups, tau.shape[-1], 4)
     if operator == "soft_counts":
         return (*batch, *rule, last)
     if operator == "soft_counts_backward":
         of_counts = torch.linspace(-1, 1, math.prod(sizes), dtype=torch.float64).reshape(sizes)
-        of_entropy = torch.ones(case.classes, dtype=torch.float64)
-        return (of_counts, of_entropy, torch.tensor(3.7), *batch, *rule, last)
+        of_entropy = torch.ones(groups, dtype=torch.float64)
+        return (*batch, *rule, of_counts, of_entropy, torch.tensor(3.7), last)
     f1 = torch.tensor([2.0, 0, 0, 0, 0, 2, 1, 1, 0, 0], dtype=torch.float64)
     metric = "auprc" if operator == "composite_loss" else f1
-    average = "none" if case.threshold == 0.5 else "macro"
-    return (*batch, *rule, metric, True, average, 0.0, 0.3, last)
+    average = "none" if case.threshold == 0.5 and not case.class_indices else "macro"
+    class_weight = None
+    if case.class_weight:
+        class_weight = torch.linspace(0, 2, case.classes, dtype=torch.float64)
+    return (*batch, *rule, class_weight, True, average, 0.0, 0.3, metric, last)
 
 
 def as_tuple(outputs):
@@ -135,15 +150,38 @@ def test_opcheck(operator, case):
 @needs_extension
 def test_gradients_that_do_not_fit():
     operator = torch.ops.softcm.soft_counts_backward.default
-    counts, entropy, scale, *rest = arguments(
+    *rest, counts, entropy, scale, _ = arguments(
         "soft_counts_backward", ARGUMENT_CASES["table"], torch.float32, False
     )
     with pytest.raises(RuntimeError, match=r"must have the shapes \(C, T, 4\) and \(C,\)"):
-        operator(counts[:, :1], entropy, scale, *rest)
+        operator(*rest, counts[:, :1], entropy, scale, False)
     with pytest.raises(RuntimeError, match=r"grad_loss must have shape \(\) or \(C,\)"):
-        operator(counts, entropy, torch.ones(3), *rest)
+        operator(*rest, counts, entropy, torch.ones(3), False)
     with pytest.raises(RuntimeError, match="a table has no gradient in its thresholds"):
-        operator(counts, entropy, scale, *rest[:-1], True)
+        operator(*rest, counts, entropy, scale, True)
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"per_sample": True}, "the losses in one operator are not per sample"),
+        ({"average": "none", "class_weight": None}, "no softmax cross-entropy of a class"),
+        ({"average": "micro"}, "class_weight belongs to the averages"),
+        ({"class_weight": torch.ones(4)}, r"contiguous float64 of shape \(C,\)"),
+        ({"threshold": torch.full((3, 2), 0.5)}, r"shape \(T,\) or \(C, T\)"),
+        ({"average": "mean"}, "unknown average mean"),
+        ({"heaviside": "tanh"}, "unknown heaviside tanh"),
+    ],
+)
+def test_arguments_that_do_not_fit(change, message):
+    operator = torch.ops.softcm.fractional_loss.default
+    names = [argument.name for argument in operator._schema.arguments]
+    case = Case("x", (6, 4, 3), values="logits", target="index", class_weight=True, threshold=0.4)
+    given = dict(zip(names, arguments("fractional_loss", case, torch.float32, False), strict=True))
+    operator(*given.values())
+    with pytest.raises(RuntimeError, match=message):
+        operator(*(given | change).values())
 
 
 @needs_extension
@@ -187,7 +225,7 @@ class Step(torch.nn.Module):
         options = {"from_logits": True, "backend": backend}
         self.linear = torch.nn.Linear(5, 3)
         self.threshold = torch.nn.Parameter(torch.tensor([0.3, 0.6]))
-        self.f1 = softcm.F1Loss(bce_weight=0.3, pos_weight=torch.ones(3), **options)
+        self.f1 = softcm.F1Loss(ce_weight=0.3, pos_weight=torch.ones(3), **options)
         self.learned = softcm.MCCLoss(threshold=self.threshold, **options)
         self.options = options
 
@@ -268,7 +306,7 @@ def test_every_loss_compiled(name, dynamic):
             self.linear = torch.nn.Linear(5, 3)
 
         def forward(self, features, labels, classes, weight):
-            options = {**arguments, "from_logits": True, "bce_weight": 0.3}
+            options = {**arguments, "from_logits": True, "ce_weight": 0.3}
             return function(self.linear(features), labels, weight=weight, **options)
 
     torch.manual_seed(0)
@@ -285,7 +323,7 @@ def test_every_loss_compiled(name, dynamic):
 @pytest.mark.parametrize("index", [True, False], ids=["indices", "labels"])
 def test_compiled_module_with_every_size_dynamic(index, backend):
     """Called directly, a module sees a number of classes that is a symbol too."""
-    module = softcm.F1Loss(pos_weight=torch.tensor([1.0, 2.0, 3.0]), backend=backend, bce_weight=1)
+    module = softcm.F1Loss(pos_weight=torch.tensor([1.0, 2.0, 3.0]), backend=backend, ce_weight=1)
     fast, _ = compiled(module, True)
     p = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = batch(20)[2 if index else 1]
@@ -297,7 +335,7 @@ def test_compiled_module_with_every_size_dynamic(index, backend):
 @pytest.mark.slow
 def test_compiled_by_inductor_equals_eager():
     def step(z, y):
-        loss = softcm.f1_loss(z, y, from_logits=True, bce_weight=0.3, backend="native")
+        loss = softcm.f1_loss(z, y, from_logits=True, ce_weight=0.3, backend="native")
         return loss + softcm.mcc_loss(z.sigmoid(), y, backend="native")
 
     z = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -335,7 +373,7 @@ def test_compiled_code_refuses_bad_values():
 def test_export_of_a_module_with_a_loss(strict, loss, backend):
     """For every size of a batch, and after a way through a file."""
     torch.manual_seed(0)
-    options = {"from_logits": True, "bce_weight": 0.3, "backend": backend}
+    options = {"from_logits": True, "ce_weight": 0.3, "backend": backend}
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -389,10 +427,10 @@ def examples_for_bits():
     many = tuple(i / 32 for i in range(1, 32))
     cases = [
         large,
-        replace(large, values="logits", heaviside=Sigmoid(), weight="sample", bce_weight=0.3),
+        replace(large, values="logits", heaviside=Sigmoid(), weight="sample", ce_weight=0.3),
         replace(large, shape=(20_000, 17), target="index", values="logits", pos_weight="classes"),
         replace(large, shape=(9, 5, 9999), target="uint8", layout="channels last"),
-        replace(large, heaviside=Sigmoid(), membership="gated", bce_weight=0.3),
+        replace(large, heaviside=Sigmoid(), membership="gated", ce_weight=0.3),
         replace(large, shape=(50_000, 3), target="soft", average="weighted", heaviside=Linear(0.3)),
         replace(large, threshold=many),
         replace(large, values="logits", heaviside=Table(), average="none"),
@@ -481,7 +519,7 @@ def test_every_byte_of_the_results_is_written(case_id):
         counts = softcm.soft_confusion_matrix(input, example.target, **options)
         losses = []
         for name, average in itertools.product(("f1", "mcc"), AVERAGES):
-            given = options | {"average": average, "bce_weight": 0.3}
+            given = options | {"average": average, "ce_weight": 0.3}
             losses.append(LOSSES[name][0](input, example.target, **given).sum())
             given["threshold"] = case.threshold
             losses.append(LOSSES[name][0](input, example.target, **given).sum())

@@ -91,13 +91,13 @@ def parts(x, *indices):
     st.sampled_from((*AVERAGES, "none")),
     st.sampled_from((0.0, 0.3)),
 )
-def test_native_against_the_reference_in_float64(problem, loss, average, bce_weight):
+def test_native_against_the_reference_in_float64(problem, loss, average, ce_weight):
     input, target, options = problem
     results = []
     for x, backend in ((input, "native"), (input.double(), "reference")):
         given = options | {"backend": backend}
         x = x.detach().requires_grad_()
-        value = loss(x, target, **given, average=average, bce_weight=bce_weight)
+        value = loss(x, target, **given, average=average, ce_weight=ce_weight)
         grad = torch.autograd.grad(value.sum(), x)[0]
         hard = torch.stack(softcm.confusion_matrix(x, target, **given))
         results.append((value.detach(), grad, counts(x, target, given).detach(), hard))
@@ -176,10 +176,10 @@ def test_other_label_at_the_mirrored_score(backend, problem):
 @each_backend
 @examples
 @given(problems(), st.sampled_from(AVERAGES), st.sampled_from((0.0, 0.3)))
-def test_scale_of_weights_cancels(backend, problem, average, bce_weight):
+def test_scale_of_weights_cancels(backend, problem, average, ce_weight):
     input, target, options = problem
     weight = torch.ones(target.shape) if options["weight"] is None else options["weight"].float()
-    options = options | {"average": average, "bce_weight": bce_weight, "backend": backend}
+    options = options | {"average": average, "ce_weight": ce_weight, "backend": backend}
     for loss in SCALE_FREE:
         results = []
         for scale in (1.0, 4.0):  # a power of two, which no rounding changes

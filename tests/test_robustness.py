@@ -26,9 +26,9 @@ CALLS = {
 }
 
 
-def step(input, target, bce_weight=0.3, **options):
+def step(input, target, ce_weight=0.3, **options):
     """A loss, its gradient, soft counts and hard counts."""
-    loss = softcm.f1_loss(input, target, **options, bce_weight=bce_weight)
+    loss = softcm.f1_loss(input, target, **options, ce_weight=ce_weight)
     (grad,) = torch.autograd.grad(loss, input)
     soft = softcm.soft_confusion_matrix(input, target, **options)
     hard = softcm.confusion_matrix(input, target, **options)
@@ -187,7 +187,7 @@ def test_denormal_scores_are_nearly_zero(dtype, thresholds, backend):
     results = []
     for small in (0.0, least):
         input = torch.where(P < 0.3, torch.tensor(small), P.double()).to(dtype).requires_grad_()
-        results.append(step(input, Y, bce_weight=0.0, threshold=tau, backend=backend))
+        results.append(step(input, Y, ce_weight=0.0, threshold=tau, backend=backend))
     for a, b in zip(*results, strict=True):
         assert b.isfinite().all()
         if dtype != torch.float16:  # whose smallest numbers are no rounding error of float32

@@ -148,7 +148,7 @@ CHANGES = {
     "threshold": [set_threshold(tau) for tau in (0.3, 0.4, 0.5, 0.6)],
     "delta": [set_option("heaviside", softcm.Linear(delta)) for delta in (0.1, 0.15, 0.2, 0.4)],
     "k": [set_option("heaviside", softcm.Sigmoid(k)) for k in (5.0, 7.5, 10.0, 20.0)],
-    "bce_weight": [set_option("bce_weight", weight) for weight in (0.3, 0.2, 0.1, 0.05)],
+    "ce_weight": [set_option("ce_weight", weight) for weight in (0.3, 0.2, 0.1, 0.05)],
 }
 
 

@@ -425,7 +425,7 @@ def test_cross_entropy_term(backend):
         torch.tensor([1, 0, 1]),
         weight=torch.tensor([1.0, 1.0, 2.0]),
         membership="gated",
-        bce_weight=0.3,
+        ce_weight=0.3,
         backend=backend,
     )
     check(loss, 1 - 2.3 / 3 + 0.3 * (math.log(2) + 3 * math.log(4 / 3)) / 4)

@@ -4,7 +4,6 @@ from contextlib import contextmanager
 from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +19,12 @@ NAMES = (
     *("mcc", "gmean", "informedness", "kappa"),
 )
 PAPER_GRID = [i / 10 for i in range(1, 10)]
-BELOW_ONE = {torch.float32: 1 - 2.0**-24, torch.float64: 1 - 2.0**-53}
+BELOW_ONE = {
+    torch.float16: 1 - 2.0**-11,
+    torch.bfloat16: 1 - 2.0**-8,
+    torch.float32: 1 - 2.0**-24,
+    torch.float64: 1 - 2.0**-53,
+}
 
 # Scores: .1 -, .35 +, .4 -, .6 +, .8 +
 P = torch.tensor([0.6, 0.1, 0.4, 0.8, 0.35])
@@ -35,17 +39,18 @@ def served_by(backend):
         yield
 
 
-def arithmetic(dtype):
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def next_above(x, dtype):
+    """The next number of a dtype; torch.nextafter knows no float16."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    return (torch.tensor(x, dtype=dtype).view(bits) + 1).view(dtype).item()
 
 
 def brute_force(p, y, metric, w=None, maximize=True, digits=None, pos_weight=None):
     """(threshold, score, maximizers) from the hard twin at every candidate, one at a time."""
-    dtype = arithmetic(p.dtype)
-    kind = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
     counted = p if w is None else p[w > 0]
-    scores = {min(s, BELOW_ONE[dtype]) for s in counted.to(dtype).tolist()}
-    above = float(np.nextafter(kind(max(scores)), kind(1)))
+    labels = y if w is None else y[w > 0]
+    scores = {min(s, BELOW_ONE[p.dtype]) for s in counted.tolist()}
+    above = next_above(max(scores), p.dtype)
     candidates = [s for s in {*scores, above} if 0 < s < 1]
 
     def twin(t):
@@ -58,6 +63,8 @@ def brute_force(p, y, metric, w=None, maximize=True, digits=None, pos_weight=Non
         compared = {t: Decimal(repr(s)).quantize(step, ROUND_DOWN) + 0 for t, s in compared.items()}
     best = max(compared.values())
     tied = [t for t in candidates if compared[t] == best]
+    if not (labels > 0).any():
+        return max(tied), score[max(tied)], len(tied)
     threshold = min(tied, key=lambda t: abs(Fraction(t) - Fraction(1, 2)))
     if threshold > 0.5:
         rivals = [t for t in tied if t <= 0.5 and 0.5 - t <= threshold - 0.5 + 1e-6]
@@ -137,10 +144,9 @@ def test_threshold_of_logits_is_exact(backend, dtype, seed, n, layout, weighted)
     options = {"weight": arranged(w) if weighted else None, "from_logits": True}
     with served_by(backend):
         result = tune_threshold(z, arranged(y), **options)
-        thresholds, scores = (torch.atleast_1d(x) for x in result[:2])
-        cm = softcm.confusion_matrix(z, arranged(y), threshold=thresholds, **options)
-    twin = softcm.metrics.f1(cm).reshape(classes, classes).diagonal()
-    assert twin.equal(scores)
+        cm = softcm.confusion_matrix(z, arranged(y), threshold=result.threshold, **options)
+    scores = torch.atleast_1d(result.score)
+    assert softcm.metrics.f1(cm).reshape(classes).equal(scores)
 
     # All decisions that a threshold can make, from the ranks of the logits alone.
     order = ranks.argsort(1, descending=True)
@@ -267,14 +273,13 @@ def test_nothing_positive_can_be_best(dtype):
     p = torch.tensor([0.125, 0.25, 0.5, 0.625, 0.75], dtype=dtype)
     y = torch.tensor([0, 1, 0, 0, 0])
     result = tune_threshold(p, y, "accuracy")
-    just_above = torch.nextafter(p[-1:].to(arithmetic(dtype)), torch.ones(1).to(arithmetic(dtype)))
-    assert values(result) == (just_above.item(), 4 / 5, 1)
+    assert values(result) == (next_above(0.75, dtype), 4 / 5, 1)
     assert softcm.confusion_matrix(p, y, threshold=result.threshold).fn == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scores_of_zero_and_one(dtype):
-    below_one = BELOW_ONE[arithmetic(dtype)]
+    below_one = BELOW_ONE[dtype]
     y = torch.tensor([0, 1])
     # The score of 1 has the largest float below it; that of 0 and "nothing" have no candidate.
     assert values(tune_threshold(torch.tensor([0, 1], dtype=dtype), y)) == (below_one, 1.0, 1)
@@ -282,7 +287,7 @@ def test_scores_of_zero_and_one(dtype):
     # No threshold in (0, 1) makes a score of 0 positive.
     result = tune_threshold(torch.zeros(2, dtype=dtype), y, "accuracy")
     assert values(result)[1:] == (0.5, 1)
-    assert 0 < result.threshold < 1e-40
+    assert result.threshold.item() == next_above(0.0, dtype)
 
 
 def test_infinite_logits_are_scores_of_zero_and_one():
@@ -337,7 +342,7 @@ def test_each_class_of_multi_label_is_tuned_alone(several, thresholds):
     weight = torch.rand(40, 1, 7, generator=torch.Generator().manual_seed(6))
     options = {"thresholds": thresholds, "ignore_index": -100, "from_logits": True}
     result = tune_threshold(z, y, "mcc", weight=weight, pos_weight=pos_weight, **options)
-    assert all(x.shape == (3,) for x in result)
+    assert [tuple(x.shape) for x in result] == [(3, 1), (3,), (3,)]
     alone = [
         tune_threshold(
             z[:, c].reshape(-1),
@@ -349,7 +354,18 @@ def test_each_class_of_multi_label_is_tuned_alone(several, thresholds):
         )
         for c in range(3)
     ]
-    assert values(result) == values(torch.stack(column) for column in zip(*alone, strict=True))
+    stacked = [torch.stack(column) for column in zip(*alone, strict=True)]
+    assert values(result) == values((stacked[0].unsqueeze(1), *stacked[1:]))
+    # What is found is what every call takes.
+    cm = softcm.confusion_matrix(
+        *(z, y),
+        threshold=result.threshold,
+        weight=weight,
+        pos_weight=pos_weight,
+        ignore_index=-100,
+        from_logits=True,
+    )
+    torch.testing.assert_close(softcm.metrics.mcc(cm)[:, 0], result.score)
     assert result.threshold.unique().numel() > 1 or thresholds  # the classes do differ
 
 
@@ -366,7 +382,7 @@ def test_class_indices_are_one_against_the_rest(several, from_logits, ignore_ind
     result = tune_threshold(x, index.to(index_dtype), from_logits=from_logits, **options)
     for c in range(3):
         if c == ignore_index:
-            assert 0 < result.threshold[c] < 1  # of the others none is positive
+            assert values(x[c] for x in result) == ([0.5], 0.0, 0)  # it has no sample
             continue
         kept = index != ignore_index if ignore_index is not None else index == index
         alone = tune_threshold(
@@ -375,16 +391,16 @@ def test_class_indices_are_one_against_the_rest(several, from_logits, ignore_ind
             weight=weight[kept],
             pos_weight=pos_weight[c].item(),
         )
-        torch.testing.assert_close(result.threshold[c], alone.threshold, rtol=1e-6, atol=0)
+        torch.testing.assert_close(result.threshold[c, 0], alone.threshold, rtol=1e-6, atol=0)
         torch.testing.assert_close(result.score[c], alone.score, rtol=1e-6, atol=0)
         cm = softcm.confusion_matrix(
             x,
             index.to(index_dtype),
-            threshold=result.threshold[c],
+            threshold=result.threshold,
             from_logits=from_logits,
             **options,
         )
-        assert softcm.metrics.f1(cm)[c].equal(result.score[c])
+        assert softcm.metrics.f1(cm)[c, 0].equal(result.score[c])
 
 
 def test_one_class_has_one_result_in_every_shape():
@@ -516,7 +532,7 @@ def test_many_distinct_scores_need_no_table_of_samples_by_candidates():
         ({"digits": -1}, ValueError, r"digits must lie in 0 \.\.\. 15, got -1"),
         ({"digits": 16}, ValueError, r"digits must lie in 0 \.\.\. 15, got 16"),
         ({"zero_division": None}, TypeError, "zero_division must be a number, got None"),
-        ({"ignore_index": 0.5}, TypeError, "ignore_index must be an int or None, got 0.5"),
+        ({"ignore_index": 0.5}, TypeError, "ignore_index must be an int.* got 0.5"),
         ({"input": [0.1]}, TypeError, "input must be a torch.Tensor"),
         ({"input": torch.rand(0)}, ValueError, "input must have at least .*one sample"),
         ({"input": P * 2}, ValueError, r"input must lie in \[0, 1\].*from_logits=True"),

@@ -14,9 +14,9 @@ BACKENDS = ("auto", "reference")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_loss = pytest.mark.parametrize("name", LOSSES)
 OPTIONS = {
-    "probabilities": {"bce_weight": 0.3},
-    "logits": {"from_logits": True, "bce_weight": 0.3, "pos_weight": 2.0},
-    "class indices": {"from_logits": True, "bce_weight": 0.3, "ignore_index": 1},
+    "probabilities": {"ce_weight": 0.3},
+    "logits": {"from_logits": True, "ce_weight": 0.3, "pos_weight": 2.0},
+    "class indices": {"from_logits": True, "ce_weight": 0.3, "ignore_index": 1},
     "weights": {"weight": torch.linspace(0, 2, 8).reshape(8, 1), "average": "micro"},
 }
 each_option = pytest.mark.parametrize("option", OPTIONS)

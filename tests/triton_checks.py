@@ -125,22 +125,21 @@ def checked(seed=0, watch=True):
     launch, builder = triton_ops._launch, interpreter.interpreter_builder
     set_index, real = builder.set_grid_idx, interpreter._interpreter
 
-    def checked_launch(call, kernel, grid, *args, **constants):
-        sizes = (*grid, 1, 1)[:3]
-        order = iter(random.permutation(int(np.prod(sizes))).tolist())
+    def checked_launch(call, kernel, programs, *args, **constants):
+        order = iter(random.permutation(programs).tolist())
         # What is not an argument of every kernel is an output, or read only.
         memory = Memory(tensors_of(call.arguments), tensors_of(args))
 
         def set_next_index(*_):
             memory.program = next(order)
-            set_index(*(int(i) for i in np.unravel_index(memory.program, sizes)))
+            set_index(memory.program, 0, 0)
 
         accesses = Watched(real, memory) if watch else real
         with (
             mock.patch.object(builder, "set_grid_idx", set_next_index),
             mock.patch.object(interpreter, "_interpreter", accesses),
         ):
-            launch(call, kernel, grid, *args, **constants)
+            launch(call, kernel, programs, *args, **constants)
 
     convert = rounded_to_bfloat16(interpreter._convert_float)
     with (

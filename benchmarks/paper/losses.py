@@ -28,7 +28,7 @@ METRICS: dict[str, Callable[..., Tensor]] = {
 }
 # Beyond the paper; see the README.
 GATED: dict[str, Any] = {"membership": "gated"}
-WITH_BCE: dict[str, Any] = {"bce_weight": 0.3}
+WITH_BCE: dict[str, Any] = {"ce_weight": 0.3}
 
 
 class Recipe(NamedTuple):
