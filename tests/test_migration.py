@@ -1,17 +1,16 @@
 """What the README says to those who come from elsewhere, against the packages they come from.
 
-Losses, gradients, counts and metrics are compared with what the blocks of the README define.
+Losses, gradients, counts and metrics are compared with what the blocks of the README define. Losses
+of segmentation: test_migration_segmentation.py.
 """
 
 import importlib
 import re
 import warnings
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import smp
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.nn.functional import one_hot
@@ -22,7 +21,6 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 SECTION = re.search(r"^### Coming from elsewhere\n(.*?)^## ", README, re.M | re.S)[1]
 CLASSES = 3
 SHAPE = (5, CLASSES, 8, 9)
-ALPHA, BETA = 0.3, 0.7
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = 2 * torch.randn(SHAPE, generator=GENERATOR)
@@ -40,12 +38,6 @@ def block(text):
     return SimpleNamespace(**names)
 
 
-@pytest.fixture
-def smp_losses(monkeypatch):
-    smp.provide_losses(monkeypatch)
-    return importlib.import_module("segmentation_models_pytorch.losses")
-
-
 def installed(name):
     return pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[recipes]'")
 
@@ -53,20 +45,6 @@ def installed(name):
 def assert_same(ours, theirs):
     """The same to the rounding of their sums in float32."""
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6, check_dtype=False)
-
-
-def assert_same_loss(ours, theirs, target, target_of_theirs=None):
-    """Two losses of (logits, target), and their gradients."""
-    results = []
-    for loss, labels in ((ours, target), (theirs, target_of_theirs)):
-        x = LOGITS.clone().requires_grad_()
-        value = loss(x, target if labels is None else labels)
-        results.append((value.detach(), torch.autograd.grad(value, x)[0]))
-    (loss, gradient), (loss_of_theirs, gradient_of_theirs) = results
-    assert_same(loss, loss_of_theirs)
-    size = gradient.abs().max()
-    assert size > 0
-    assert_same(gradient / size, gradient_of_theirs / size)
 
 
 # Cross-entropy.
@@ -82,19 +60,20 @@ def test_added_cross_entropy_is_that_of_pytorch():
 def test_mean_of_cross_entropy_is_over_the_sum_of_weights():
     options = {"from_logits": True, "weight": WEIGHT}
     plain = softcm.f1_loss(LOGITS, LABELS, **options)
-    difference = softcm.f1_loss(LOGITS, LABELS, bce_weight=1.0, **options) - plain
+    difference = softcm.f1_loss(LOGITS, LABELS, ce_weight=1.0, **options) - plain
     theirs = torch.nn.BCEWithLogitsLoss(weight=WEIGHT)(LOGITS, LABELS.float())
     assert_same(difference, theirs * WEIGHT.numel() / WEIGHT.sum())
 
 
-def test_targets_of_cross_entropy():
-    ours, theirs = softcm.F1Loss(from_logits=True), torch.nn.CrossEntropyLoss()
-    assert ours(LOGITS, INDICES).shape == theirs(LOGITS, INDICES).shape == ()
+def test_cross_entropy_of_class_indices_is_that_of_pytorch():
     ignored = INDICES.masked_fill(IGNORED, -100)
-    assert theirs(LOGITS, ignored).isfinite()
     with pytest.raises(ValueError, match="must hold class indices"):
-        ours(LOGITS, ignored)
-    assert softcm.F1Loss(from_logits=True, ignore_index=-100)(LOGITS, ignored).isfinite()
+        softcm.f1_loss(LOGITS, ignored, from_logits=True)
+    weight = torch.tensor([1.0, 2.0, 0.5])
+    options = {"from_logits": True, "ignore_index": -100, "pos_weight": weight}
+    plain = softcm.f1_loss(LOGITS, ignored, **options)
+    difference = softcm.f1_loss(LOGITS, ignored, ce_weight=1.0, **options) - plain
+    assert_same(difference, torch.nn.CrossEntropyLoss(weight=weight)(LOGITS, ignored))
 
 
 # torch-btg.
@@ -150,77 +129,6 @@ def test_class_weights_of_btg(btg):
     options = {"membership": "gated", "heaviside": softcm.Linear(delta=0.2)}
     ours = softcm.soft_confusion_matrix(p, y, weight=torch.where(y == 0, w0, w1), **options)
     assert_same(torch.stack(ours), torch.stack(theirs)[:, 4])
-
-
-# Dice, Jaccard and Tversky of segmentation-models-pytorch and MONAI.
-
-
-@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky"])
-def test_losses_of_smp(smp_losses, name):
-    ours = getattr(block("dice = "), name)
-    make = {
-        "dice": smp_losses.DiceLoss,
-        "jaccard": smp_losses.JaccardLoss,
-        "tversky": partial(smp_losses.TverskyLoss, alpha=ALPHA, beta=BETA),
-    }[name]
-    assert_same_loss(ours, make("multilabel"), LABELS)
-    assert_same_loss(ours, make("multiclass"), INDICES)
-    ours.options["ignore_index"] = 255
-    theirs = make("multiclass", ignore_index=255)
-    assert_same_loss(ours, theirs, INDICES.masked_fill(IGNORED, 255))
-
-
-def test_smoothing_of_smp(smp_losses):
-    readme = block("dice = ")
-    ours = softcm.ConfusionLoss(readme.smoothed(4.0, 4.0), **readme.soft)
-    assert_same_loss(ours, smp_losses.DiceLoss("multilabel", smooth=4.0), LABELS)
-    ours = softcm.ConfusionLoss(readme.smoothed(4.0, 4.0, ALPHA, BETA), **readme.soft)
-    theirs = smp_losses.TverskyLoss("multilabel", smooth=4.0, alpha=ALPHA, beta=BETA)
-    assert_same_loss(ours, theirs, LABELS)
-
-
-def test_class_without_positives_of_smp(smp_losses):
-    readme = block("dice = ")
-    labels = LABELS.clone()
-    labels[:, 1] = 0
-    theirs = smp_losses.DiceLoss("multilabel")
-    each = softcm.f1_loss(LOGITS, labels, average="none", **readme.soft)
-    assert each[1] == 1
-    assert_same(readme.dice(LOGITS, labels), theirs(LOGITS, labels) + 1 / CLASSES)
-    present = labels.sum((0, 2, 3)) > 0
-    assert_same(readme.without_absent_classes(each, present), theirs(LOGITS, labels))
-
-
-@pytest.mark.parametrize("batch", [False, True])
-@pytest.mark.parametrize("smooth", [(0.0, 0.0), (1e-5, 1e-5), (2.0, 3.0)])
-def test_losses_of_monai(batch, smooth):
-    losses = installed("monai.losses")
-    readme, (above, below) = block("dice = "), smooth
-    options = {"sigmoid": True, "batch": batch, "smooth_nr": above, "smooth_dr": below}
-    cases = (
-        (readme.smoothed(above / 2, below / 2), losses.DiceLoss(**options)),
-        (readme.smoothed(above / 2, below / 2, 1.0, 1.0), losses.DiceLoss(jaccard=True, **options)),
-        (
-            readme.smoothed(above, below, ALPHA, BETA),
-            losses.TverskyLoss(alpha=ALPHA, beta=BETA, **options),
-        ),
-    )
-    for metric, theirs in cases:
-        ours = partial(readme.sample_by_sample, metric)
-        if batch:
-            ours = softcm.ConfusionLoss(metric, **readme.soft)
-        assert_same_loss(ours, theirs, LABELS)
-
-
-def test_targets_of_monai():
-    losses = installed("monai.losses")
-    readme = block("dice = ")
-    options = {"batch": True, "smooth_nr": 0.0, "smooth_dr": 0.0}
-    theirs = losses.DiceLoss(softmax=True, to_onehot_y=True, **options)
-    target = INDICES.unsqueeze(1)
-    assert_same_loss(readme.dice, theirs, target.squeeze(1), target)
-    theirs = losses.DiceLoss(sigmoid=True, include_background=False, **options)
-    assert_same_loss(lambda x, y: readme.dice(x[:, 1:], y[:, 1:]), theirs, LABELS)
 
 
 # torchmetrics.
@@ -291,16 +199,33 @@ def test_several_classes_of_torchmetrics(classification):
     assert_same(f1.mean(), classification.MulticlassF1Score(num_classes=CLASSES + 1)(wider, y))
 
 
+@pytest.mark.parametrize("name", ["MatthewsCorrCoef", "CohenKappa"])
+def test_multiclass_metrics_of_torchmetrics(classification, name):
+    scores, y = LOGITS.movedim(1, -1).reshape(-1, CLASSES), INDICES.flatten()
+    counts = softcm.confusion_matrix(one_hot(scores.argmax(dim=1), CLASSES).float(), y)
+    theirs = getattr(classification, f"Multiclass{name}")(num_classes=CLASSES)(scores, y)
+    assert_same(METRICS[name](counts, average="multiclass"), theirs)
+
+
+def test_operating_point_of_torchmetrics(classification):
+    p, y = flat()
+    p = (p + 0.3 * y) / 1.3
+    counts = softcm.confusion_matrix(p, y, threshold=p.unique())
+    theirs, _ = classification.BinaryRecallAtFixedPrecision(min_precision=0.9)(p, y)
+    assert 0 < theirs < 1
+    assert_same(softcm.metrics.recall_at_fixed_precision(counts, 0.9), theirs)
+
+
 # LibAUC.
 
 
 def test_areas():
     p, y = flat()
-    p = (p + y) / 2  # better than by chance
+    p = (p + 0.3 * y) / 1.3  # better than by chance
     auroc = block("auroc = ").auroc
     assert 1 - auroc(p, y).item() == pytest.approx(roc_auc_score(y, p), abs=0.01)
-    options = {"threshold": auroc.threshold, **auroc.options}
-    auprc = softcm.auprc_loss(p, y, **options)
+    options = {name: auroc.options[name] for name in ("heaviside", "membership")}
+    auprc = softcm.auprc_loss(p, y, threshold=auroc.threshold, **options)
     assert 1 - auprc.item() == pytest.approx(average_precision_score(y, p), abs=0.03)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import smp
 import torch
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 import softcm
 
@@ -90,7 +90,8 @@ def test_multi_label():
     assert recipe["losses"][-1] < recipe["losses"][0] / 2
     assert (recipe["y_train"] == recipe["MISSING"]).any()
     assert recipe["best"].threshold.unique().numel() == 4
-    expected = f1_score(recipe["y_test"], recipe["predictions"], average="macro")
+    positive = recipe["logits"].sigmoid() >= recipe["best"].threshold.squeeze(1)
+    expected = f1_score(recipe["y_test"], positive, average="macro")
     assert recipe["f1"].mean().item() == pytest.approx(expected)
     assert expected > 0.7
 
@@ -126,3 +127,16 @@ def test_mixed_precision():
     assert recipe["losses"][-1] < recipe["losses"][0] / 2
     assert recipe["logits"].dtype == torch.float16
     assert recipe["loss"].dtype == torch.float32
+
+
+def test_constraints_with_cooper():
+    recipe = run("constraints_with_cooper", "cooper")
+    least = recipe["LEAST_RECALL"]
+    assert recipe["recalls"][0] < least
+    assert recipe["multiplier"] > 0
+    with torch.no_grad():
+        positive = recipe["model"](recipe["x"]).squeeze(1).sigmoid() >= 0.5
+    assert recipe["recall"] == pytest.approx(recall_score(recipe["y"], positive))
+    assert recipe["precision"] == pytest.approx(precision_score(recipe["y"], positive))
+    assert recipe["recall"] >= least
+    assert recipe["precision"] > 0.4

@@ -15,7 +15,7 @@ x_train, x_test, y_train, y_test = train_test_split(x, y, stratify=y, random_sta
 model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 # Each class against the rest, on the probabilities of a softmax; no one-hot targets are made.
-loss_fn = softcm.F1Loss(from_logits=True, membership="gated", bce_weight=0.3)
+loss_fn = softcm.F1Loss(from_logits=True, membership="gated", ce_weight=0.3)
 losses = []
 for _ in range(60):
     optimizer.zero_grad()

@@ -42,7 +42,7 @@ def f1_loss(outputs, labels, num_items_in_batch=None):
     micro-batches, which is not the loss of their union.
     """
     return softcm.f1_loss(
-        outputs.logits, labels, from_logits=True, membership="gated", bce_weight=0.3
+        outputs.logits, labels, from_logits=True, membership="gated", ce_weight=0.3
     )
 
 

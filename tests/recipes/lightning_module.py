@@ -14,7 +14,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         layers = torch.nn.Linear(features, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1)
         self.model = torch.nn.Sequential(*layers)
-        self.loss_fn = softcm.F1Loss(from_logits=True, membership="gated", bce_weight=0.3)
+        self.loss_fn = softcm.F1Loss(from_logits=True, membership="gated", ce_weight=0.3)
         # A buffer, so that it is saved with the weights.
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float64))
         self.losses, self.of_validation = [], []

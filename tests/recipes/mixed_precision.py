@@ -16,7 +16,7 @@ model = torch.nn.Sequential(*layers).to(device)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 scaler = torch.amp.GradScaler(device)
 # Takes float16 logits as they are, sums in float32 and more, and returns a float32 loss.
-loss_fn = softcm.F1Loss(from_logits=True, membership="gated", bce_weight=0.3)
+loss_fn = softcm.F1Loss(from_logits=True, membership="gated", ce_weight=0.3)
 losses = []
 for _ in range(60):
     optimizer.zero_grad()

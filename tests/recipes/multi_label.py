@@ -22,7 +22,7 @@ y_train = y_train.masked_fill(torch.rand(y_train.shape) < 0.1, MISSING)
 model = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 loss_fn = softcm.F1Loss(
-    from_logits=True, membership="gated", average="macro", ignore_index=MISSING, bce_weight=0.3
+    from_logits=True, membership="gated", average="macro", ignore_index=MISSING, ce_weight=0.3
 )
 losses = []
 for _ in range(100):
@@ -33,10 +33,11 @@ for _ in range(100):
     losses.append(loss.item())
 
 with torch.no_grad():
-    best = softcm.tune_threshold(model(x_validation), y_validation, from_logits=True)  # four
-    predictions = model(x_test).sigmoid() >= best.threshold
-f1 = softcm.metrics.f1(softcm.confusion_matrix(predictions.float(), y_test))
+    best = softcm.tune_threshold(model(x_validation), y_validation, from_logits=True)  # (4, 1)
+    logits = model(x_test)
+hard = softcm.confusion_matrix(logits, y_test, threshold=best.threshold, from_logits=True)
+f1 = softcm.metrics.f1(hard).squeeze(1)
 print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-for label in range(4):
-    print(f"label {label}: F1 {f1[label]:.3f} at threshold {best.threshold[label]:.3f}")
+for label, threshold in enumerate(best.threshold.squeeze(1)):
+    print(f"label {label}: F1 {f1[label]:.3f} at threshold {threshold:.3f}")
 print(f"macro F1 on test data {f1.mean():.3f}")

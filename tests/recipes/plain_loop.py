@@ -16,7 +16,7 @@ x_train, x_validation, y_train, y_validation = train_test_split(x, y, stratify=y
 
 model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-loss_fn = softcm.F1Loss(from_logits=True, membership="gated", bce_weight=0.3)
+loss_fn = softcm.F1Loss(from_logits=True, membership="gated", ce_weight=0.3)
 
 # A batch needs positives: one of 128 has about thirteen here.
 batches = DataLoader(TensorDataset(x_train, y_train), batch_size=128, shuffle=True)

@@ -33,9 +33,7 @@ model = torch.nn.Sequential(
     torch.nn.Conv2d(1, 8, 5, padding=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 3, 5, padding=2)
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-dice = softcm.F1Loss(
-    from_logits=True, membership="gated", heaviside=softcm.Linear(delta=0.25), ignore_index=VOID
-)
+dice = softcm.DiceLoss(from_logits=True, ignore_index=VOID)
 dice_of_smp = DiceLoss("multiclass", ignore_index=VOID)
 losses, losses_of_smp = [], []
 for _ in range(40):

@@ -29,7 +29,7 @@ def train(x, y, process_group):
     if process_group is not None:
         model = DistributedDataParallel(model, process_group=process_group)
     loss_fn = softcm.F1Loss(
-        from_logits=True, membership="gated", bce_weight=0.3, process_group=process_group
+        from_logits=True, membership="gated", ce_weight=0.3, process_group=process_group
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     losses = []
