@@ -42,9 +42,10 @@ cudaError_t launch_gradient(const Batch& batch, const Upstream& upstream, void* 
       return launch_general<Sigmoid>(batch, division, upstream, grad_input, stream);
     case Kind::kTable:
       return launch_general<Lookup>(batch, division, upstream, grad_input, stream);
-    default:
+    case Kind::kStep:
       return launch_general<Step>(batch, division, upstream, grad_input, stream);
   }
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_threshold_gradient(const Batch& batch, const Upstream& upstream, double* partial,
@@ -55,9 +56,12 @@ cudaError_t launch_threshold_gradient(const Batch& batch, const Upstream& upstre
       return launch_thresholds<Linear>(batch, upstream, partial, ticket, grad_threshold, stream);
     case Kind::kSigmoid:
       return launch_thresholds<Sigmoid>(batch, upstream, partial, ticket, grad_threshold, stream);
-    default:
+    case Kind::kStep:
       return launch_thresholds<Step>(batch, upstream, partial, ticket, grad_threshold, stream);
+    case Kind::kTable:
+      break;  // has no gradient in its thresholds
   }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace softcm

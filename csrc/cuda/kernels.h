@@ -100,6 +100,20 @@ inline Division divide_for_buckets(const Batch& batch) {
   return d;
 }
 
+// Whether the kernels for buckets know an approximation.
+inline bool fits_buckets(const Batch& batch) {
+  switch (batch.kind) {
+    case Kind::kLinear:
+    case Kind::kStep:
+      return true;
+    case Kind::kTable:
+      return batch.parameter >= 2 && batch.parameter <= kBuckets;
+    case Kind::kSigmoid:
+      return false;
+  }
+  return false;
+}
+
 // Whether the kernels for buckets can serve a batch, and should do so by the instructions of a
 // thread: 25 a sample and threshold otherwise, here 70 a sample and 3,000 for the buckets. More
 // groups than kMost would ask for gigabytes of buckets.
@@ -107,11 +121,9 @@ inline bool has_buckets(const Batch& batch) {
   constexpr int64_t kMost = 1 << 14;
   const int64_t samples = batch.samples(), size = divide_for_buckets(batch).size;
   const int64_t of_thread = (samples < size ? samples : size) / kThreads;
-  const bool is_small_table = batch.parameter >= 2 && batch.parameter <= kBuckets;
   return (batch.thresholds - 3) * of_thread > 120 && batch.groups <= kMost &&
          samples <= int64_t{1} << 30 && batch.input.dtype != ScalarType::Double &&
-         batch.weight.data == nullptr &&
-         (batch.kind == Kind::kTable ? is_small_table : batch.kind != Kind::kSigmoid);
+         batch.weight.data == nullptr && fits_buckets(batch);
 }
 
 using Fixed = unsigned long long;  // a sum in fixed point, as atomics take it

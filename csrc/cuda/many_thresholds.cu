@@ -27,27 +27,45 @@ bool is_plain_linear(const Batch& batch, const Division& division) {
 
 cudaError_t launch_histogram(const Batch& batch, const Division& division, bool with_cross_entropy,
                              const Workspace& work, const Result& result, cudaStream_t stream) {
-  const auto choose = [&] {
-    if (is_plain_linear(batch, division) && !with_cross_entropy) {
-      return histogram_kernel<Knots<Linear>, 4, true>;
-    }
-    // Speed is not what hard counts are asked for.
-    return batch.kind == Kind::kStep    ? histogram_kernel<Knots<Step>, 1, false>
-           : batch.kind == Kind::kTable ? choose_histogram<Levels>(batch, division)
-                                        : choose_histogram<Knots<Linear>>(batch, division);
+  const auto launch_chosen = [&](auto kernel) {
+    return launch(kernel, division.blocks(), stream, batch, division, with_cross_entropy, work,
+                  result);
   };
-  return launch(choose(), division.blocks(), stream, batch, division, with_cross_entropy, work,
-                result);
+  switch (batch.kind) {
+    case Kind::kLinear:
+      if (is_plain_linear(batch, division) && !with_cross_entropy) {
+        return launch_chosen(histogram_kernel<Knots<Linear>, 4, true>);
+      }
+      return launch_chosen(choose_histogram<Knots<Linear>>(batch, division));
+    case Kind::kStep:  // speed is not what hard counts are asked for
+      return launch_chosen(histogram_kernel<Knots<Step>, 1, false>);
+    case Kind::kTable:
+      return launch_chosen(choose_histogram<Levels>(batch, division));
+    case Kind::kSigmoid:
+      break;  // has_buckets() has kept it away
+  }
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_bucket_gradient(const Batch& batch, const Division& division,
                                    const Upstream& upstream, void* grad_input,
                                    cudaStream_t stream) {
-  const auto kernel =
-      is_plain_linear(batch, division) ? bucket_gradient_kernel<Knots<Linear>, 4, PlainAccess>
-      : batch.kind == Kind::kTable     ? choose_gradient<Levels>(batch, division)
-                                       : choose_gradient<Knots<Linear>>(batch, division);
-  return launch(kernel, division.blocks(), stream, batch, division, upstream, grad_input);
+  const auto launch_chosen = [&](auto kernel) {
+    return launch(kernel, division.blocks(), stream, batch, division, upstream, grad_input);
+  };
+  switch (batch.kind) {
+    case Kind::kLinear:
+      if (is_plain_linear(batch, division)) {
+        return launch_chosen(bucket_gradient_kernel<Knots<Linear>, 4, PlainAccess>);
+      }
+      return launch_chosen(choose_gradient<Knots<Linear>>(batch, division));
+    case Kind::kTable:
+      return launch_chosen(choose_gradient<Levels>(batch, division));
+    case Kind::kStep:
+    case Kind::kSigmoid:
+      break;  // launch_gradient() has kept them away
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace softcm

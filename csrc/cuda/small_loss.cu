@@ -15,11 +15,21 @@ auto choose_kernel(const Batch& batch) {
 
 cudaError_t launch_small_loss(const Batch& batch, bool with_cross_entropy, const Workspace& work,
                               const Result& result, void* grad_input, cudaStream_t stream) {
-  const auto kernel = batch.kind == Kind::kLinear    ? choose_kernel<Linear>(batch)
-                      : batch.kind == Kind::kSigmoid ? choose_kernel<Sigmoid>(batch)
-                                                     : choose_kernel<Lookup>(batch);
-  return launch(kernel, 1, stream, batch, divide(batch), with_cross_entropy, work, result,
-                grad_input);
+  const auto launch_chosen = [&](auto kernel) {
+    return launch(kernel, 1, stream, batch, divide(batch), with_cross_entropy, work, result,
+                  grad_input);
+  };
+  switch (batch.kind) {
+    case Kind::kLinear:
+      return launch_chosen(choose_kernel<Linear>(batch));
+    case Kind::kSigmoid:
+      return launch_chosen(choose_kernel<Sigmoid>(batch));
+    case Kind::kTable:
+      return launch_chosen(choose_kernel<Lookup>(batch));
+    case Kind::kStep:
+      break;  // is_small() has kept it away
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace softcm

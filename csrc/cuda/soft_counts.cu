@@ -47,9 +47,10 @@ cudaError_t launch_soft_counts(const Batch& batch, bool with_cross_entropy, cons
         return choose_kernel<Sigmoid>(batch, division);
       case Kind::kTable:
         return choose_kernel<Lookup>(batch, division);
-      default:
-        return choose_kernel<Step>(batch, division);
+      case Kind::kStep:
+        break;
     }
+    return choose_kernel<Step>(batch, division);
   };
   const auto launch_chosen = choose();
   return launch_chosen(batch, division, with_cross_entropy, work, result, stream);

@@ -95,7 +95,7 @@ T atomicAdd(T* address, T value) {
 
 using cudaStream_t = void*;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorAssert = 710 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorAssert = 710 };
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
