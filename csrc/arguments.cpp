@@ -206,12 +206,10 @@ Prepared prepare(const Arguments& x) {
   STD_TORCH_CHECK(
       has_sizes_of(input, target, class_indices ? 1 : -1),
       "softcm: target must have the shape of input, or that without the class dimension");
-  for (const std::optional<Tensor>& t :
-       {std::optional<Tensor>(target), std::optional<Tensor>(threshold), x.weight, x.pos_weight,
-        x.table}) {
-    STD_TORCH_CHECK(!t || on_device_of(input, *t),
-                    "softcm: all tensors must be on the device of input");
-  }
+  const auto fits = [&](const std::optional<Tensor>& t) { return !t || on_device_of(input, *t); };
+  STD_TORCH_CHECK(on_device_of(input, target) && on_device_of(input, threshold) && fits(x.weight) &&
+                      fits(x.pos_weight) && fits(x.table),
+                  "softcm: all tensors must be on the device of input");
   STD_TORCH_CHECK(!class_indices || is_index(target.scalar_type()),
                   "softcm: target must hold integer class indices");
   STD_TORCH_CHECK(
@@ -222,6 +220,7 @@ Prepared prepare(const Arguments& x) {
                   "softcm: per_sample needs an input (N, C, *)");
 
   Prepared prepared{};
+  prepared.tensors.reserve(6);
   Batch& batch = prepared.batch;
   batch.n = n;
   batch.groups = batch.classes = classes;

@@ -183,7 +183,9 @@ class _FusedLoss(torch.autograd.Function):
             together.grad = grad_input
         rest = (grad_input,) if ctx.with_grad else partials
         _save(ctx, batch, rule.class_weight, *rest)
-        ctx.rule, ctx.namespace = rule._replace(class_weight=None), namespace
+        if rule.class_weight is not None:  # it has been saved
+            rule = rule._replace(class_weight=None)
+        ctx.rule, ctx.namespace = rule, namespace
         return loss
 
     @staticmethod

@@ -365,20 +365,19 @@ _known_sum_dtype = lru_cache(maxsize=64)(_probe_sum_dtype)
 
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """A small tensor of numbers known to Python; made once for each (values, device)."""
+    if may_cache():
+        return _kept(_cached_constant(values, device))
     dtype = sum_dtype(device)
-    if torch.compiler.is_compiling():  # a constant of the graph, which must not reach the cache
-        if len(values) == 1:  # may have become a symbol, which torch.tensor would fix
-            return torch.ones(1, dtype=dtype, device=device) * values[0]
-        return torch.tensor(values, dtype=dtype, device=device)
-    if not may_cache():
-        return torch.tensor(values, dtype=dtype, device=device)
-    return _kept(_cached_constant(values, device, dtype))
+    # A constant of a graph may have become a symbol, which torch.tensor would fix.
+    if torch.compiler.is_compiling() and len(values) == 1:
+        return torch.ones(1, dtype=dtype, device=device) * values[0]
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @lru_cache(maxsize=1024)
-def _cached_constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _cached_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # it may serve a later call that records gradients
-        return torch.tensor(values, dtype=dtype, device=device)
+        return torch.tensor(values, dtype=sum_dtype(device), device=device)
 
 
 _captured: dict[int, Tensor] = {}  # by address

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,8 +33,7 @@ RENAMED = {"bce_weight": "ce_weight"}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class TensorOptions:
+class TensorOptions(NamedTuple):
     """Those that may be tensors.
 
     threshold: a number, a sequence of numbers, or a tensor () or (T,), in (0, 1), on the scale of
@@ -138,14 +138,15 @@ class LossOptions(ModuleOptions, total=False):
     weight: Tensor | None
 
 
-OF_TENSORS = tuple(field.name for field in dataclasses.fields(TensorOptions))
+OF_TENSORS = TensorOptions._fields
 OTHERS = tuple(field.name for field in dataclasses.fields(Options))
 ALL = (*OF_TENSORS, *OTHERS)
 DEFAULTS: dict[str, Any] = {
-    field.name: field.default
-    for fields in (TensorOptions, Options)
-    for field in dataclasses.fields(fields)
+    **TensorOptions._field_defaults,
+    **{field.name: field.default for field in dataclasses.fields(Options)},
 }
+TYPES: dict[str, Any] = {**TensorOptions.__annotations__, **Options.__annotations__}
+_of_tensors, _others = itemgetter(*OF_TENSORS), itemgetter(*OTHERS)
 # What matters to counts; the rest is about what is made of them.
 OF_LOSSES = ("class_weight", "average", "zero_division", "ce_weight")
 OF_COUNTS = tuple(name for name in ALL if name not in OF_LOSSES)
@@ -162,8 +163,7 @@ def split(given: Any, names: Iterable[str] = ALL) -> tuple[Options, TensorOption
         _raise_unknown(given, names)
     # All of them, as torch.compile cannot follow the defaults of a dataclass.
     given = {**DEFAULTS, **given}
-    tensors = TensorOptions(*[given[name] for name in OF_TENSORS])
-    values = [given[name] for name in OTHERS]
+    tensors, values = TensorOptions(*_of_tensors(given)), _others(given)
     # Whether a process group serves depends on more than its value.
     if torch.compiler.is_compiling() or given["process_group"] is not None:
         return Options(*values), tensors
@@ -214,13 +214,12 @@ def _with_help(doc: str) -> str:
 def _parameters(defaults: dict[str, Any]) -> list[inspect.Parameter]:
     return [
         inspect.Parameter(
-            field.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=defaults.get(field.name, field.default),
-            annotation=field.type,
+            default=defaults.get(name, DEFAULTS[name]),
+            annotation=TYPES[name],
         )
-        for fields in (TensorOptions, Options)
-        for field in dataclasses.fields(fields)
+        for name in ALL
     ]
 
 
