@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import torch
@@ -146,7 +145,6 @@ DEFAULTS: dict[str, Any] = {
     **{field.name: field.default for field in dataclasses.fields(Options)},
 }
 TYPES: dict[str, Any] = {**TensorOptions.__annotations__, **Options.__annotations__}
-_of_tensors, _others = itemgetter(*OF_TENSORS), itemgetter(*OTHERS)
 # What matters to counts; the rest is about what is made of them.
 OF_LOSSES = ("class_weight", "average", "zero_division", "ce_weight")
 OF_COUNTS = tuple(name for name in ALL if name not in OF_LOSSES)
@@ -163,7 +161,8 @@ def split(given: Any, names: Iterable[str] = ALL) -> tuple[Options, TensorOption
         _raise_unknown(given, names)
     # All of them, as torch.compile cannot follow the defaults of a dataclass.
     given = {**DEFAULTS, **given}
-    tensors, values = TensorOptions(*_of_tensors(given)), _others(given)
+    tensors = TensorOptions(*[given[name] for name in OF_TENSORS])
+    values = [given[name] for name in OTHERS]
     # Whether a process group serves depends on more than its value.
     if torch.compiler.is_compiling() or given["process_group"] is not None:
         return Options(*values), tensors
