@@ -13,7 +13,7 @@ from .losses import loss_of_counts, rule_of
 from .metrics import LinearFractional
 from .options import ALL, split, with_options
 from .reference import Counts
-from .thresholds import EQUALLY_CLOSE
+from .thresholds import closest_to_half
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -243,23 +243,15 @@ def _samples(batch: Batch) -> _Samples:
     label, counted = reference.labels(batch)
     x = batch.input if batch.per_sample else batch.input.detach()
     x = torch.where(counted, inputs.by_group(x, classes, batch.per_sample), 0.5)
-    weight = counted.to(dtype)
-    if batch.weight is not None:
-        of_classes = not inputs.class_indices(batch.input, batch.target)
-        given = inputs.by_group(batch.weight, classes, batch.per_sample, of_classes)
-        weight = torch.where(counted, given.to(dtype), 0.0)
+    weight = reference.sample_weights(batch, counted)
     label = label.masked_fill(~counted, 0)
     score = x.detach().to(dtype)
     score = torch.sigmoid(score) if batch.from_logits else score
     w1 = weight * label.to(dtype)
     w0 = weight - w1
     if batch.pos_weight is not None:
-        w1 = w1 * _of_groups(batch.pos_weight.to(dtype), x)
+        w1 = w1 * reference.of_groups(batch.pos_weight.to(dtype), x)
     return _Samples(x, label, weight, score, w1, w0)
-
-
-def _of_groups(of_classes: Tensor, x: Tensor) -> Tensor:
-    return of_classes.repeat(x.shape[1] // of_classes.shape[0])
 
 
 def _of_all_classes(samples: _Samples, classes: int) -> _Samples:
@@ -282,7 +274,11 @@ def _with_groups_as_classes(batch: Batch, samples: _Samples) -> Batch:
         input=samples.input,
         target=samples.label,
         weight=samples.weight,
-        pos_weight=None if pos_weight is None else _of_groups(pos_weight, samples.input),
+        pos_weight=(
+            None
+            if pos_weight is None
+            else reference.of_groups(pos_weight, samples.input).expand(samples.input.shape[1])
+        ),
         ignore_index=None,
         ignore_nan=False,
         per_sample=False,
@@ -354,11 +350,8 @@ def _choose(candidates: _Candidates, point: OperatingPoint) -> tuple[Tensor, Ten
     allowed = torch.where(feasible, reached, torch.where(some.any(0), some, valid))
     value = torch.where(allowed, torch.where(feasible, objective, constraint), -torch.inf)
     tied = allowed & (value == value.amax(0))
-    low = torch.where(tied & (threshold <= 0.5), threshold, -torch.inf).amax(0)
-    high = torch.where(tied & (threshold > 0.5), threshold, torch.inf).amin(0)
-    closest = torch.where(0.5 - low <= high - 0.5 + EQUALLY_CLOSE, low, high)
     # None in a group without a counted sample.
-    return torch.where(tied.any(0), closest, 0.5), feasible
+    return torch.where(tied.any(0), closest_to_half(threshold, tied), 0.5), feasible
 
 
 def _slopes(batch: Batch, samples: _Samples, threshold: Tensor, served_by: str) -> Tensor:

@@ -151,15 +151,13 @@ def soft_counts(batch: Batch, with_cross_entropy: bool) -> Counts:
     if not batch.from_logits:
         check_probabilities(x)
     check_labels(y, lambda: target_hint(batch))
-    y, w = y.to(dtype), counted.to(dtype)
+    y, w = y.to(dtype), sample_weights(batch, counted)
     if batch.weight is not None:
-        given = _by_group(batch.weight, batch, not indices).to(dtype)
-        w = torch.where(counted, given, 0.0)
         check_weight("weight", w)
     w1, w0 = w * y, w * (1 - y)  # weights of the rows of a positive and of a negative
     if batch.pos_weight is not None:
         check_weight("pos_weight", batch.pos_weight)
-        w1 = w1 * _of_groups(batch.pos_weight.to(dtype), x)
+        w1 = w1 * of_groups(batch.pos_weight.to(dtype), x)
 
     p = torch.sigmoid(x) if batch.from_logits else x
     level = None
@@ -168,12 +166,12 @@ def soft_counts(batch: Batch, with_cross_entropy: bool) -> Counts:
     thresholds = inside(batch.threshold, batch.heaviside, dtype)
     counts = []
     for t in range(thresholds.shape[-1]):
-        tau = _of_groups(thresholds[..., t], x)
+        tau = of_groups(thresholds[..., t], x)
         if batch.table is None or level is None:
             h = heaviside(p, tau, batch.heaviside, batch.parameter)
         else:
             entry = _entries(batch.threshold)[..., t].reshape(-1)
-            h = look_up(p, level, batch.table, _of_groups(entry, x))
+            h = look_up(p, level, batch.table, of_groups(entry, x))
         counts.append(sum_memberships(p, tau, h, w1, w0, batch.membership))
     totals = torch.stack([_sum(weight) for weight in (w, w1, w0)], dim=-1)
     entropy = totals.new_zeros(totals.shape[0])
@@ -188,11 +186,20 @@ def _ignores(batch: Batch) -> bool:
     return batch.ignore_index is not None or batch.ignore_nan
 
 
+def sample_weights(batch: Batch, counted: Tensor) -> Tensor:
+    """Weights (S, G) of the samples in the accumulation dtype; 0 where one is not counted."""
+    dtype = accumulation_dtype(batch.input.dtype)
+    if batch.weight is None:
+        return counted.to(dtype)
+    has_classes = not class_indices(batch.input, batch.target)
+    return torch.where(counted, _by_group(batch.weight, batch, has_classes).to(dtype), 0.0)
+
+
 def _by_group(x: Tensor, batch: Batch, has_classes: bool = True) -> Tensor:
     return by_group(x, number_of_classes(batch.input), batch.per_sample, has_classes)
 
 
-def _of_groups(of_classes: Tensor, x: Tensor) -> Tensor:
+def of_groups(of_classes: Tensor, x: Tensor) -> Tensor:
     """Numbers of the classes (C,), repeated for the groups of x (S, G); one of all stays itself."""
     groups, classes = x.shape[1], of_classes.numel()
     return of_classes if classes in (1, groups) else of_classes.repeat(groups // classes)

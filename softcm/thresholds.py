@@ -216,11 +216,7 @@ def _one_against_rest(batch: Batch) -> Iterator[_Class]:
     dtype = inputs.accumulation_dtype(batch.input.dtype)
     labels, counted = reference.labels(batch)  # (S, C)
     scores = _scores(batch, counted)  # (S, C)
-    weights = torch.ones((), dtype=dtype, device=scores.device)
-    if batch.weight is not None:
-        indices = inputs.class_indices(batch.input, batch.target)
-        weights = batch.weight.reshape(-1, 1) if indices else inputs.by_class(batch.weight)
-    weights = weights.to(dtype).expand(scores.shape)
+    weights = reference.sample_weights(batch, counted)  # (S, C)
     for c in range(inputs.number_of_classes(batch.input)):
         kept = counted[:, c]
         p = torch.where(kept, scores[:, c], 0.5)
@@ -231,7 +227,7 @@ def _one_against_rest(batch: Batch) -> Iterator[_Class]:
                 f"got {nan} of {p.numel()} scores of class {c}"
             )
         label = torch.where(kept, labels[:, c].to(dtype), 0.0)
-        weight = torch.where(kept, weights[:, c], 0.0)
+        weight = weights[:, c].contiguous()
         pos_weight = None if batch.pos_weight is None else batch.pos_weight[c : c + 1]
         yield _Class(p, label, weight, pos_weight)
 
@@ -325,7 +321,8 @@ def _truncate(x: Tensor, digits: int) -> Tensor:
     return x.sign() * steps / scale
 
 
-def closest_to_half(x: Tensor) -> Tensor:
-    low = torch.where(x <= 0.5, x, -torch.inf).max()
-    high = torch.where(x > 0.5, x, torch.inf).min()
+def closest_to_half(x: Tensor, allowed: Tensor | bool = True) -> Tensor:
+    """Of numbers (T, ...) that are allowed the one closest to 1/2, over the first dimension."""
+    low = torch.where((x <= 0.5) & allowed, x, -torch.inf).amax(0)
+    high = torch.where((x > 0.5) & allowed, x, torch.inf).amin(0)
     return torch.where(0.5 - low <= high - 0.5 + EQUALLY_CLOSE, low, high)
