@@ -179,13 +179,18 @@ def _other_form(input: Tensor) -> tuple[int, ...]:
     return (input.shape[0],) if input.dim() > 1 else (input.shape[0], 1)
 
 
+def _check_weights(name: str, weights: Any, input: Tensor) -> None:
+    """What weights of samples, positives and classes have in common."""
+    check_tensor(name, weights)
+    if weights.dtype not in LABEL_DTYPES:
+        raise TypeError(f"{name} must be bool, integer or floating point, got {weights.dtype}")
+    if weights.requires_grad:
+        raise ValueError(f"{name} requires grad, but receives no gradient; detach it")
+    check_same_device(name, weights, input)
+
+
 def _weight(weight: Tensor, target: Tensor, input: Tensor) -> Tensor:
-    check_tensor("weight", weight)
-    if weight.dtype not in LABEL_DTYPES:
-        raise TypeError(f"weight must be bool, integer or floating point, got {weight.dtype}")
-    if weight.requires_grad:
-        raise ValueError("weight requires grad, but receives no gradient; detach it")
-    check_same_device("weight", weight, input)
+    _check_weights("weight", weight, input)
     _check_not_of_classes(weight, target, input)
     if weight.shape == target.shape:
         return weight
@@ -225,12 +230,7 @@ def _pos_weight(pos_weight: float | Tensor, classes: int, input: Tensor) -> Tens
     if not isinstance(pos_weight, Tensor):
         value = check_pos_weight(pos_weight)
         return constant((value,), input.device).expand(classes)
-    check_tensor("pos_weight", pos_weight)
-    if pos_weight.dtype not in LABEL_DTYPES:
-        raise TypeError(f"pos_weight must be floating point or integer, got {pos_weight.dtype}")
-    if pos_weight.requires_grad:
-        raise ValueError("pos_weight requires grad, but receives no gradient; detach it")
-    check_same_device("pos_weight", pos_weight, input)
+    _check_weights("pos_weight", pos_weight, input)
     numel = pos_weight.numel()
     if pos_weight.dim() > 1 or (numel != 1 and numel != classes):
         hint = "; pass pos_weight.flatten()" if numel == classes else ""
@@ -254,12 +254,7 @@ def check_pos_weight(pos_weight: Any) -> float:
 
 def class_weight_tensor(class_weight: Tensor, average: str, input: Tensor) -> Tensor:
     """The weights of the classes as a tensor (C,), float64 where the device has it."""
-    check_tensor("class_weight", class_weight)
-    if class_weight.dtype not in LABEL_DTYPES:
-        raise TypeError(f"class_weight must be floating point or integer, got {class_weight.dtype}")
-    if class_weight.requires_grad:
-        raise ValueError("class_weight requires grad, but receives no gradient; detach it")
-    check_same_device("class_weight", class_weight, input)
+    _check_weights("class_weight", class_weight, input)
     classes = number_of_classes(input)
     if class_weight.shape != (classes,):
         hint = "; pass class_weight.flatten()" if class_weight.numel() == classes else ""
